@@ -1,0 +1,1 @@
+"""Checkpoint to validated ONNX and TensorRT bundles."""

@@ -1,0 +1,1 @@
+"""Quantization recipes and passes over exported graphs, with a quality report."""

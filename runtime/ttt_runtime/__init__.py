@@ -1,0 +1,1 @@
+"""Runtime of Text-to-Talk without torch: schedule, KV cache, streaming speech."""

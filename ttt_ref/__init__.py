@@ -1,0 +1,1 @@
+"""Reference PyTorch implementation of Text-to-Talk: the slow, readable truth."""
