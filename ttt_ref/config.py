@@ -1,0 +1,501 @@
+"""Shapes, ids and options as frozen dataclasses. Standard library only.
+
+Every configuration refuses unknown keys and checks its values when it is made, so that a wrong
+file stops at the line that reads it and not somewhere inside the mathematics. The runtime without
+torch imports this module; keep it free of other imports.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from ttt_ref.errors import ConfigError
+
+T = TypeVar("T")
+
+ARCHITECTURE = "Qwen2ForARDiffLM"
+
+AUDIO_MARKER = "<|audio|>"
+MASK_TOKEN = "<|mask_token|>"
+BEGIN_OF_AUDIO = "<|begin_of_audio|>"
+END_OF_AUDIO = "<|end_of_audio|>"
+BEGIN_OF_QUAD = "<|begin_of_quad|>"
+END_OF_AUDIO_NEW = "<|end_of_audio_new|>"
+END_OF_AUDIO_SPAN_LAST = "<|end_of_audio_span_last|>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+PAD = "<|endoftext|>"
+
+
+def code_token(code: int) -> str:
+    """Return the token text of one speech code, such as ``<|audio_17|>``."""
+    return f"<|audio_{code}|>"
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def build_strict(cls: type[T], data: Mapping[str, Any], what: str) -> T:
+    """Make a dataclass of ``cls`` from a mapping; an unknown or missing key is a ConfigError."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{what}: expected a table of values, got {type(data).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        known = ", ".join(fields)
+        raise ConfigError(f"{what}: unknown key {', '.join(map(repr, unknown))}; known: {known}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in data
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{what}: missing key {', '.join(map(repr, missing))}")
+    return cls(**data)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Qwen2 decoder; names as in the released ``config.json``."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 32768
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ):
+            value = getattr(self, name)
+            _require(
+                _is_int(value) and value >= 1,
+                f"model config: {name} must be a positive integer, got {value!r}",
+            )
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            _require(
+                _is_number(value) and value > 0,
+                f"model config: {name} must be a positive number, got {value!r}",
+            )
+        _require(
+            isinstance(self.tie_word_embeddings, bool),
+            f"model config: tie_word_embeddings must be true or false, "
+            f"got {self.tie_word_embeddings!r}",
+        )
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"model config: hidden_size {self.hidden_size} is not divisible by "
+            f"num_attention_heads {self.num_attention_heads}",
+        )
+        _require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"model config: num_attention_heads {self.num_attention_heads} is not divisible by "
+            f"num_key_value_heads {self.num_key_value_heads}",
+        )
+        _require(
+            self.head_dim % 2 == 0,
+            f"model config: head size {self.head_dim} is odd; rotary positions need pairs",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read our own flat form (strict) or a Hugging Face ``config.json`` dictionary.
+
+        A Hugging Face file is known by ``model_type`` or ``architectures``. Its keys that do not
+        touch the mathematics are passed over; one that would change it is refused.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"model config: expected a table, got {type(data).__name__}")
+        if "model_type" not in data and "architectures" not in data:
+            return build_strict(cls, data, "model config")
+        _refuse_other_mathematics(data)
+        names = {field.name for field in dataclasses.fields(cls)}
+        picked = {name: data[name] for name in names if name in data}
+        rope = data.get("rope_parameters")  # where transformers 5 keeps the base
+        if "rope_theta" not in picked and isinstance(rope, Mapping) and "rope_theta" in rope:
+            picked["rope_theta"] = rope["rope_theta"]
+        picked.setdefault("num_key_value_heads", picked.get("num_attention_heads"))
+        config = build_strict(cls, picked, "config.json")
+        head_dim = data.get("head_dim")
+        _require(
+            head_dim is None or head_dim == config.head_dim,
+            f"config.json: head_dim {head_dim!r} differs from hidden_size / num_attention_heads "
+            f"= {config.head_dim}, which is not supported",
+        )
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the flat form that :meth:`from_dict` reads back."""
+        return dataclasses.asdict(self)
+
+
+def _refuse_other_mathematics(data: Mapping[str, Any]) -> None:
+    """Refuse a Hugging Face configuration that asks for a computation we do not implement."""
+    architectures = data.get("architectures") or []
+    if architectures and ARCHITECTURE not in architectures:
+        raise ConfigError(
+            f"config.json: architecture {', '.join(map(str, architectures))} is not supported; "
+            f"expected {ARCHITECTURE}"
+        )
+    if data.get("model_type", "qwen2") != "qwen2":
+        raise ConfigError(
+            f"config.json: model_type {data['model_type']!r} is not supported; expected 'qwen2'"
+        )
+    rope_type = None
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = data.get(key)
+        if isinstance(rope, Mapping):
+            rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in (None, "default"):
+        raise ConfigError(f"config.json: rotary scaling {rope_type!r} is not supported")
+    if data.get("use_sliding_window"):
+        raise ConfigError("config.json: use_sliding_window is true; only full attention exists")
+    if data.get("hidden_act", "silu") != "silu":
+        raise ConfigError(f"config.json: hidden_act {data['hidden_act']!r}; expected 'silu'")
+    if data.get("attention_dropout"):
+        raise ConfigError(
+            f"config.json: attention_dropout {data['attention_dropout']!r} is not supported; "
+            "set it to 0"
+        )
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which id means what. Made from tokenizer and config; nothing else knows an id.
+
+    Audio side: every id from ``audio_start`` (the ``<|audio|>`` marker) up: marker, codes, mask,
+    both end tokens, and embedding rows above them. All other ids, begin tokens included, are text.
+    """
+
+    vocab_size: int
+    audio_start: int
+    code_offset: int
+    num_codes: int
+    mask_id: int
+    begin_of_audio_id: int
+    end_of_audio_id: int
+    begin_of_quad_id: int
+    end_of_audio_new_id: int
+    end_of_audio_span_last_id: int
+    im_start_id: int
+    im_end_id: int
+    pad_id: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _require(
+                _is_int(value) and value >= 0,
+                f"token layout: {field.name} must be an integer >= 0, got {value!r}",
+            )
+        _require(self.num_codes >= 1, "token layout: there is no speech code")
+        for name in (*self._text_side(), *self._audio_side()):
+            value = getattr(self, name)
+            _require(
+                value < self.vocab_size,
+                f"token layout: {name} {value} is outside the {self.vocab_size} embedding rows",
+            )
+        for name in self._text_side():
+            _require(
+                getattr(self, name) < self.audio_start,
+                f"token layout: {name} {getattr(self, name)} must lie below the audio start "
+                f"{self.audio_start}",
+            )
+        for name in self._audio_side():
+            _require(
+                getattr(self, name) >= self.audio_start,
+                f"token layout: {name} {getattr(self, name)} must lie at or above the audio start "
+                f"{self.audio_start}",
+            )
+        last_code = self.code_offset + self.num_codes - 1
+        _require(
+            last_code < self.vocab_size,
+            f"token layout: the last speech code has id {last_code}, outside the "
+            f"{self.vocab_size} embedding rows",
+        )
+        singles = [getattr(self, n) for n in (*self._text_side(), *self._audio_side()[1:])]
+        _require(len(set(singles)) == len(singles), "token layout: two special tokens share an id")
+        for name in self._audio_side()[1:]:
+            _require(
+                not self.code_offset <= getattr(self, name) <= last_code,
+                f"token layout: {name} {getattr(self, name)} lies among the speech codes",
+            )
+
+    @staticmethod
+    def _text_side() -> tuple[str, ...]:
+        return (
+            "begin_of_audio_id",
+            "end_of_audio_id",
+            "begin_of_quad_id",
+            "im_start_id",
+            "im_end_id",
+            "pad_id",
+        )
+
+    @staticmethod
+    def _audio_side() -> tuple[str, ...]:
+        return ("code_offset", "mask_id", "end_of_audio_new_id", "end_of_audio_span_last_id")
+
+    @property
+    def begin_ids(self) -> tuple[int, int]:
+        """Text ids that start a span when generated."""
+        return (self.begin_of_audio_id, self.begin_of_quad_id)
+
+    @property
+    def end_ids(self) -> tuple[int, int]:
+        """Audio-side ids that end a span."""
+        return (self.end_of_audio_new_id, self.end_of_audio_span_last_id)
+
+    def is_audio(self, token_id: int) -> bool:
+        """Tell whether an id lies on the audio side."""
+        return token_id >= self.audio_start
+
+    def is_code(self, token_id: int) -> bool:
+        """Tell whether an id is a speech code."""
+        return self.code_offset <= token_id < self.code_offset + self.num_codes
+
+    def code_to_id(self, code: int) -> int:
+        """Return the token id of a codec's speech token; ConfigError outside the code book."""
+        _require(
+            0 <= code < self.num_codes,
+            f"speech code {code} is outside the code book of {self.num_codes}",
+        )
+        return self.code_offset + code
+
+    def id_to_code(self, token_id: int) -> int:
+        """Return the codec's speech token of a token id; ConfigError if it is not a code."""
+        _require(self.is_code(token_id), f"token id {token_id} is not a speech code")
+        return token_id - self.code_offset
+
+    @classmethod
+    def from_vocab(cls, vocab: Mapping[str, int], config: Mapping[str, Any]) -> Self:
+        """Find all ids by name in the tokenizer's vocabulary and check them with config.json.
+
+        Args:
+            vocab: token text -> id, added tokens included.
+            config: the checkpoint's config.json; ``vocab_size`` is needed,
+                ``audio_token_id_start`` and ``mask_token`` must agree with the names if there.
+
+        Raises:
+            ConfigError: a special token is missing, codes are not contiguous, an id is out of
+                range, or config and tokenizer disagree.
+        """
+
+        def find(token: str) -> int:
+            if token not in vocab:
+                raise ConfigError(f"tokenizer has no {token} token; this is not a TtT checkpoint")
+            return vocab[token]
+
+        code_offset = find(code_token(0))
+        num_codes = 1
+        while (token_id := vocab.get(code_token(num_codes))) is not None:
+            if token_id != code_offset + num_codes:
+                raise ConfigError(
+                    f"tokenizer: {code_token(num_codes)} has id {token_id}, expected "
+                    f"{code_offset + num_codes}; speech codes must be contiguous"
+                )
+            num_codes += 1
+        for key, token in (("audio_token_id_start", AUDIO_MARKER), ("mask_token", MASK_TOKEN)):
+            if key in config and config[key] != find(token):
+                raise ConfigError(
+                    f"config.json: {key} is {config[key]!r}, but the tokenizer's {token} is "
+                    f"{vocab[token]}"
+                )
+        if not _is_int(config.get("vocab_size")):
+            raise ConfigError(
+                f"config.json: vocab_size must be an integer, got {config.get('vocab_size')!r}"
+            )
+        return cls(
+            vocab_size=config["vocab_size"],
+            audio_start=find(AUDIO_MARKER),
+            code_offset=code_offset,
+            num_codes=num_codes,
+            mask_id=find(MASK_TOKEN),
+            begin_of_audio_id=find(BEGIN_OF_AUDIO),
+            end_of_audio_id=find(END_OF_AUDIO),
+            begin_of_quad_id=find(BEGIN_OF_QUAD),
+            end_of_audio_new_id=find(END_OF_AUDIO_NEW),
+            end_of_audio_span_last_id=find(END_OF_AUDIO_SPAN_LAST),
+            im_start_id=find(IM_START),
+            im_end_id=find(IM_END),
+            pad_id=find(PAD),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote; unknown keys are refused."""
+        return build_strict(cls, data, "token layout")
+
+    def to_dict(self) -> dict[str, int]:
+        """Return all ids as a flat dictionary (goes into bundles)."""
+        return dataclasses.asdict(self)
+
+
+REMASKING = ("low_confidence", "random")
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    # The values that the released inference script runs with: 100 blocks, 2 steps each.
+    "script": {
+        "max_gen_len": 2048,
+        "diffusion_steps": 200,
+        "diffusion_gen_length": 2600,
+        "block_length": 26,
+        "cfg_scale": 0.1,
+        "top_k": 10,
+        "top_p": 0.95,
+    },
+    # The values that the paper states: 200 steps over a span of 640, blocks of 32, 10 steps each.
+    "paper": {
+        "max_gen_len": 2048,
+        "diffusion_steps": 200,
+        "diffusion_gen_length": 640,
+        "block_length": 32,
+    },
+}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Options of generation, under their released names and with the released defaults.
+
+    Attributes:
+        max_gen_len: generated tokens after which nothing new is started. Tested before a text
+            token and before a run of up to ``diffusion_gen_length`` span tokens, so the output
+            may be longer.
+        diffusion_steps: denoising steps for ``diffusion_gen_length`` tokens.
+        diffusion_gen_length: span tokens of one run; a longer span is simply continued.
+        block_length: tokens denoised together.
+        ar_temperature: temperature of text sampling; 0 means argmax, unless ``top_k`` or
+            ``top_p`` is set, which samples with temperature 1.
+        diffusion_temperature: strength of the Gumbel noise on speech ids; 0 means argmax.
+        cfg_scale: guidance s in u + (s + 1)(c - u); 0 means no second row.
+        remasking: which positions a step reveals: ``low_confidence`` keeps the most confident,
+            ``random`` draws them.
+        top_k: text ids kept before sampling; None or 0 means all.
+        top_p: probability mass kept before sampling; None, 0 or 1 means all.
+        min_text_tokens_after_audio: text tokens after a span during which ``<|im_end|>`` is
+            forbidden.
+    """
+
+    max_gen_len: int = 512
+    diffusion_steps: int = 128
+    diffusion_gen_length: int = 256
+    block_length: int = 32
+    ar_temperature: float = 0.0
+    diffusion_temperature: float = 0.0
+    cfg_scale: float = 0.0
+    remasking: str = "low_confidence"
+    top_k: int | None = None
+    top_p: float | None = None
+    min_text_tokens_after_audio: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_gen_len", 0),
+            ("diffusion_steps", 1),
+            ("diffusion_gen_length", 1),
+            ("block_length", 1),
+            ("min_text_tokens_after_audio", 0),
+        ):
+            value = getattr(self, name)
+            _require(
+                _is_int(value) and value >= least,
+                f"generation: {name} must be an integer >= {least}, got {value!r}",
+            )
+        for name in ("ar_temperature", "diffusion_temperature", "cfg_scale"):
+            value = getattr(self, name)
+            _require(
+                _is_number(value) and value >= 0,
+                f"generation: {name} must be a number >= 0, got {value!r}",
+            )
+        _require(
+            self.top_k is None or (_is_int(self.top_k) and self.top_k >= 0),
+            f"generation: top_k must be an integer >= 0 or none, got {self.top_k!r}",
+        )
+        _require(
+            self.top_p is None or (_is_number(self.top_p) and 0 <= self.top_p <= 1),
+            f"generation: top_p must lie in 0..1 or be none, got {self.top_p!r}",
+        )
+        _require(
+            self.remasking in REMASKING,
+            f"generation: remasking must be one of {', '.join(REMASKING)}, got {self.remasking!r}",
+        )
+
+    @property
+    def filters_text(self) -> bool:
+        """True when ``top_k`` or ``top_p`` narrows the text distribution."""
+        return bool(self.top_k) or (self.top_p is not None and 0.0 < self.top_p < 1.0)
+
+    @property
+    def samples_text(self) -> bool:
+        """True when text ids are drawn, false when they are the argmax."""
+        return self.ar_temperature > 0 or self.filters_text
+
+    def steps_per_block(self) -> int:
+        """Return the denoising steps of one block; ConfigError if the lengths do not divide.
+
+        Called when a span starts, not before: a text-only answer never meets this error.
+        """
+        if self.diffusion_gen_length % self.block_length != 0:
+            raise ConfigError(
+                f"generation: diffusion_gen_length {self.diffusion_gen_length} must be divisible "
+                f"by block_length {self.block_length}"
+            )
+        blocks = self.diffusion_gen_length // self.block_length
+        if self.diffusion_steps % blocks != 0:
+            raise ConfigError(
+                f"generation: diffusion_steps {self.diffusion_steps} must be divisible by the "
+                f"{blocks} blocks of diffusion_gen_length / block_length"
+            )
+        return self.diffusion_steps // blocks
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Return a named preset (``script`` or ``paper``), with single values replaced."""
+        if name not in _PRESETS:
+            raise ConfigError(f"unknown preset {name!r}; known: {', '.join(_PRESETS)}")
+        return cls.from_dict({**_PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a dictionary of options; absent ones keep their default, unknown are refused."""
+        return build_strict(cls, data, "generation")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all options as a flat dictionary."""
+        return dataclasses.asdict(self)
