@@ -1,0 +1,43 @@
+# `make talk` hears a shipped question and answers it aloud (runtime only, no torch).
+# `make test` runs the tests. Both set up an environment of their own first.
+PYTHON ?= python3.11
+TALK_ENV := .venv-talk
+DEV_ENV := .venv
+QUESTION ?= samples/question.wav
+ANSWER ?= answer.wav
+# Tests use two processes of one thread each: two cores are enough for everything here.
+PYTEST_WORKERS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: talk test test-all lint format types clean
+
+$(TALK_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(TALK_ENV)
+	$(TALK_ENV)/bin/pip install --quiet --progress-bar off ".[cpu]"
+	touch $@
+
+$(DEV_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DEV_ENV)
+	$(DEV_ENV)/bin/pip install --quiet --progress-bar off -e ".[dev]"
+	touch $@
+
+talk: $(TALK_ENV)/ready
+	$(TALK_ENV)/bin/ttt-assistant answer $(QUESTION) -o $(ANSWER)
+
+test: $(DEV_ENV)/ready
+	OMP_NUM_THREADS=1 $(DEV_ENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+test-all: $(DEV_ENV)/ready
+	OMP_NUM_THREADS=1 $(DEV_ENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "slow or not slow"
+
+lint: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/ruff check .
+	$(DEV_ENV)/bin/ruff format --check .
+	$(DEV_ENV)/bin/mypy
+
+format: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/ruff check --fix .
+	$(DEV_ENV)/bin/ruff format .
+
+clean:
+	rm -rf $(TALK_ENV) $(DEV_ENV) build dist answer.wav
