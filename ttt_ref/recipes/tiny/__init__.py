@@ -1,0 +1,1 @@
+"""The small shipped assistant: data, codec training, model training, evaluation."""

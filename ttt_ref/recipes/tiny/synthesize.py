@@ -1,0 +1,169 @@
+"""Speak the texts of the world: ``python -m ttt_ref.recipes.tiny.synthesize PART OUT``.
+
+Writes a *corpus*: ``audio.i16`` (int16 mono at 16 kHz, all utterances one after the other) and
+``manifest.jsonl`` (a line an utterance). A part that was cut off goes on where it stopped: what
+stands in the manifest is not spoken again. Every draw is seeded by the utterance's own number.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from ttt_ref.errors import exit_on_error
+from ttt_ref.recipes.tiny import voices, world
+from ttt_ref.recipes.tiny.phones import ctc_phones
+from ttt_ref.recipes.tiny.voices import Voice
+
+
+@dataclass(frozen=True)
+class Job:
+    """One utterance to speak."""
+
+    id: str
+    text: str
+    voice: Voice
+    split: str
+    kind: str
+
+
+def _teacher_jobs() -> Iterator[Job]:
+    """All answers, then training questions, in the assistant's own voice (always the same)."""
+    voice = Voice(*voices.TEACHER)
+    exchanges = world.exchanges()
+    answers = list(dict.fromkeys(e.answer for e in exchanges))
+    order = np.random.default_rng(1).permutation(len(answers))
+    for i in order:
+        yield Job(f"answer-{i:05d}", answers[i], voice, "train", "answer")
+    rng = np.random.default_rng(2)
+    questions = [e.question for e in exchanges if not e.held_out and e.kind != "unknown"]
+    for i in rng.permutation(len(questions))[:600]:
+        yield Job(f"speak-{i:05d}", questions[i], voice, "train", "speak")
+
+
+def balanced_questions(rng: np.random.Generator, held_out: bool) -> Iterator[world.Exchange]:
+    """Endless questions, every kind as likely as its square-rooted size, none twice in a round."""
+    pools = {
+        kind: [e for e in world.exchanges() if e.kind == kind and e.held_out == held_out]
+        for kind in world.kinds()
+    }
+    pools = {kind: pool for kind, pool in pools.items() if pool}
+    weights = np.sqrt([len(pool) for pool in pools.values()])
+    queues: dict[str, list[int]] = {kind: [] for kind in pools}
+    while True:
+        kind = str(rng.choice(list(pools), p=weights / weights.sum()))
+        if not queues[kind]:
+            queues[kind] = list(rng.permutation(len(pools[kind])))
+        yield pools[kind][queues[kind].pop()]
+
+
+def _question_jobs(engines: dict[str, float], count: int, seed: int, name: str) -> Iterator[Job]:
+    rng = np.random.default_rng(seed)
+    source = balanced_questions(rng, held_out=False)
+    shares = np.array(list(engines.values()))
+    for i in range(count):
+        engine = str(rng.choice(list(engines), p=shares / shares.sum()))
+        yield Job(
+            f"{name}-{i:05d}",
+            next(source).question,
+            voices.random_voice(engine, rng),
+            "train",
+            "question",
+        )
+
+
+def _shuffle_jobs(count: int) -> Iterator[Job]:
+    """Domain words in random order: they keep the tokenizer from learning whole sentences."""
+    rng = np.random.default_rng(5)
+    words = sorted({w for e in world.exchanges() for w in f"{e.question} {e.answer}".split()})
+    engines = ["espeak", "flite", "festival"]
+    for i in range(count):
+        text = " ".join(rng.choice(words, size=int(rng.integers(3, 9))))
+        yield Job(
+            f"mix-{i:05d}", text, voices.random_voice(str(rng.choice(engines)), rng), "train", "mix"
+        )
+
+
+def _test_jobs(per_voice: int) -> Iterator[Job]:
+    """Held-out texts by held-out voices, and by training voices in new recordings."""
+    rng = np.random.default_rng(7)
+    source = balanced_questions(rng, held_out=True)
+    for voice in voices.held_out_voices():
+        count = per_voice * (2 if voice.engine in ("kokoro", "piper") else 1)
+        for i in range(count):
+            yield Job(
+                f"test-{voice.engine}-{voice.name}-{i:04d}",
+                next(source).question,
+                voice,
+                "heldout",
+                "question",
+            )
+    engines = ["espeak", "flite", "festival", "kokoro"]
+    for i in range(8 * per_voice):
+        voice = voices.random_voice(engines[i % 4], rng)
+        yield Job(f"test-seen-{i:04d}", next(source).question, voice, "valid", "question")
+
+
+PARTS = {
+    "teacher": _teacher_jobs,
+    "fast": lambda: _question_jobs({"espeak": 0.45, "flite": 0.35, "festival": 0.2}, 9000, 3, "fast"),
+    "neural": lambda: _question_jobs({"kokoro": 1.0}, 4000, 4, "neural"),
+    "mix": lambda: _shuffle_jobs(2500),
+    "test": lambda: _test_jobs(40),
+}  # fmt: skip
+
+
+def _render(job: Job) -> tuple[Job, list[str], bytes]:
+    audio = voices.speak(job.text, job.voice)
+    return job, ctc_phones(job.text), (audio * 32767).astype("<i2").tobytes()
+
+
+def synthesize(part: str, out: Path, workers: int, limit: int | None = None) -> None:
+    """Speak all jobs of ``part`` that ``out`` does not hold yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    manifest, audio_file = out / "manifest.jsonl", out / "audio.i16"
+    lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
+    done = [json.loads(line) for line in lines]
+    known = {entry["id"] for entry in done}
+    offset = done[-1]["offset"] + done[-1]["samples"] if done else 0
+    jobs = [job for job in list(PARTS[part]())[:limit] if job.id not in known]
+    with audio_file.open("ab") as audio, manifest.open("a", encoding="utf-8") as index:
+        audio.truncate(2 * offset)  # drop a tail that no manifest line speaks of
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for job, phones, pcm in tqdm(pool.imap(_render, jobs, 8), total=len(jobs), desc=part):
+                entry = {
+                    "id": job.id, "text": job.text, "phones": " ".join(phones),
+                    "engine": job.voice.engine, "voice": job.voice.name, "split": job.split,
+                    "kind": job.kind, "offset": offset, "samples": len(pcm) // 2,
+                    "settings": asdict(job.voice),
+                }  # fmt: skip
+                audio.write(pcm)
+                audio.flush()
+                index.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                index.flush()
+                offset += len(pcm) // 2
+
+
+def main(
+    part: Annotated[str, typer.Argument(help=f"one of: {', '.join(PARTS)}")],
+    out: Annotated[Path, typer.Argument(help="folder of the corpus")],
+    workers: Annotated[int, typer.Option(help="processes")] = 2,
+    limit: Annotated[int | None, typer.Option(help="only the first N utterances")] = None,
+) -> None:
+    """Speak one part of the corpus; run again to go on after a stop."""
+    with exit_on_error():
+        if part not in PARTS:
+            raise typer.BadParameter(f"unknown part {part!r}; expected one of {', '.join(PARTS)}")
+        synthesize(part, out, workers, limit)
+
+
+if __name__ == "__main__":
+    typer.run(main)

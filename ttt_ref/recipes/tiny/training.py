@@ -1,0 +1,161 @@
+"""What both codec trainings share: time budget, schedule, atomic checkpoints, logs.
+
+A training step is a pure function of (seed, step) and the state, so a resumed run equals an
+uninterrupted one; only the share of the budget that has passed is taken from the clock, and the
+elapsed training time is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ttt_ref.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a training runs and how it is kept."""
+
+    minutes: float = 30.0
+    steps: int = 0
+    learning_rate: float = 1.5e-3
+    final_share: float = 0.01
+    warmup_steps: int = 200
+    clip: float = 2.0
+    save_every_s: float = 120.0
+    threads: int = 2
+    bf16: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 and self.steps <= 0:
+            raise ConfigError(f"minutes is {self.minutes}, steps {self.steps}; give one above 0")
+
+
+class TrainingRun:
+    """Modules, optimizer, clock and files of one training in the folder ``out``."""
+
+    def __init__(
+        self,
+        out: Path,
+        modules: dict[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        budget: BudgetConfig,
+        facts: dict[str, Any],
+    ):
+        self.out, self.modules, self.optimizer, self.budget = out, modules, optimizer, budget
+        self.facts = facts
+        self.step, self.elapsed_s = 0, 0.0
+        out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(budget.threads)
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._last_save = self._last_tick = self._last_line = time.monotonic()
+        self._line_steps = 0
+
+    @property
+    def state_file(self) -> Path:
+        """The resumable state; weights, optimizer, step, elapsed seconds."""
+        return self.out / "state.pt"
+
+    def resume(self) -> bool:
+        """Load the state if there is one; True if so."""
+        if not self.state_file.exists():
+            return False
+        state = torch.load(self.state_file, weights_only=True)
+        if state["facts"] != self.facts:
+            raise CheckpointError(
+                f"{self.state_file} was made with other settings ({state['facts']}); "
+                "choose another --out or repeat the settings"
+            )
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        return True
+
+    def save(self) -> None:
+        """Write the state into a temporary file, then rename it."""
+        state = {
+            "modules": {name: m.state_dict() for name, m in self.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "facts": self.facts,
+        }
+        temporary = self.state_file.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.state_file)
+        self._last_save = time.monotonic()
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that has passed, 0..1."""
+        if self.budget.steps:
+            return min(1.0, self.step / self.budget.steps)
+        return min(1.0, self.elapsed_s / (60.0 * self.budget.minutes))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self.progress >= 1.0
+
+    def begin_step(self) -> None:
+        """Seed the step and set the learning rate (warm-up, then cosine over the budget)."""
+        torch.manual_seed(self.budget.seed * 1_000_003 + self.step)
+        warm = min(1.0, (self.step + 1) / max(1, self.budget.warmup_steps))
+        low = self.budget.final_share
+        cosine = low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * self.progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.budget.learning_rate * warm * cosine
+
+    def apply(self, loss: torch.Tensor) -> None:
+        """Backward pass, clipping and optimizer step; a step that is not finite is skipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.budget.clip)
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+
+    def end_step(self, values: dict[str, float], every: int = 50) -> None:
+        """Advance the clock; log the mean of ``values`` every so many steps; save when due."""
+        self.step += 1
+        now = time.monotonic()
+        # A pause of the machine (suspended container) must not eat the budget.
+        self.elapsed_s += min(now - self._last_tick, 30.0)
+        self._last_tick = now
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if self.step % every == 0:
+            means = {k: round(v / self._count, 4) for k, v in self._sums.items()}
+            rate = (now - self._last_line) / self._count
+            self._sums, self._count, self._last_line = {}, 0, now
+            self.log({"step": self.step, "minutes": round(self.elapsed_s / 60, 2), **means})
+            line = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
+            print(
+                f"step {self.step}  {self.elapsed_s / 60:.1f} min  {100 * self.progress:.0f} %  "
+                f"{rate:.3f} s/step  {line}",
+                flush=True,
+            )
+        if now - self._last_save >= self.budget.save_every_s:
+            self.save()
+
+    def restart_clock(self) -> None:
+        """Leave out time spent in evaluation."""
+        self._last_tick = time.monotonic()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one JSON line to ``log.jsonl``."""
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
