@@ -1,0 +1,128 @@
+"""Emit one matrix product in the form its scheme asks for.
+
+float32 and the compute type are plain MatMuls. A narrower float is cast once (engines fold the
+cast when they load). int8 and int4 are a blocked DequantizeLinear in front of the MatMul, which
+onnxruntime fuses to its 4/8-bit kernels and TensorRT reads as weight-only quantization; the
+weight must lie as [K, N] for that, a transposed one is not fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_export.writer import GraphWriter
+from ttt_quant.scheme import BlockQuantized, Float32Array, Scheme, pack_nibbles
+
+NUMPY_FLOATS: dict[str, type] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+
+# Float32 weights of one column chunk: K x COLUMNS x 4 bytes are in memory at a time.
+COLUMN_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """W [K, N], read a range of columns at a time (they are rows of the checkpoint's tensor).
+
+    `columns(start, stop)` returns float32 [K, stop - start].
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    columns: Callable[[int, int], Float32Array]
+
+    def whole(self) -> Float32Array:
+        """Return all of W, float32 [K, N]."""
+        return self.columns(0, self.outputs)
+
+
+Quantize = Callable[[Float32Array, Scheme, str], BlockQuantized]
+
+
+def column_ranges(outputs: int, chunk: int = COLUMN_CHUNK) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the column chunks of a matrix."""
+    for start in range(0, outputs, chunk):
+        yield start, min(start + chunk, outputs)
+
+
+def emit_linear(
+    writer: GraphWriter,
+    x: str,
+    matrix: Matrix,
+    scheme: Scheme,
+    compute: str,
+    quantize: Quantize,
+) -> str:
+    """Add x [..., K] @ W [K, N] and return the product's name.
+
+    Args:
+        writer: graph under construction.
+        x: name of the left operand, of the compute type.
+        matrix: the weight.
+        scheme: storage of the weight, fitted to K.
+        compute: float type that the graph computes with.
+        quantize: makes integers of a column chunk (chunk, scheme, matrix name).
+    """
+    name = matrix.name
+    if scheme.is_integer:
+        weight = _quantized_weight(writer, matrix, scheme, compute, quantize)
+    else:
+        weight = _float_weight(writer, matrix, scheme.kind)
+        if scheme.kind != compute:
+            weight = cast(writer, weight, f"{name}.wide", compute)
+    return writer.node("MatMul", [x, weight], f"{name}.product")
+
+
+def cast(writer: GraphWriter, x: str, output: str, dtype: str) -> str:
+    """Add a Cast to a float type and return its output's name."""
+    from ttt_export.writer import ONNX_TYPES
+
+    return writer.node("Cast", [x], output, to=ONNX_TYPES[dtype])
+
+
+def _float_weight(writer: GraphWriter, matrix: Matrix, kind: str) -> str:
+    whole = np.empty((matrix.inputs, matrix.outputs), dtype=NUMPY_FLOATS[kind])
+    for start, stop in column_ranges(matrix.outputs):
+        whole[:, start:stop] = matrix.columns(start, stop)
+    shape = (matrix.inputs, matrix.outputs)
+    return writer.weight(f"{matrix.name}.weight", kind, shape, [whole])
+
+
+def _quantized_weight(
+    writer: GraphWriter, matrix: Matrix, scheme: Scheme, compute: str, quantize: Quantize
+) -> str:
+    name, blocks = matrix.name, matrix.inputs // scheme.block
+    codes = np.empty((matrix.inputs, matrix.outputs), dtype=np.int8)
+    scales = np.empty((blocks, matrix.outputs), dtype=NUMPY_FLOATS[compute])
+    zeros: NDArray[np.int8] | None = None
+    for start, stop in column_ranges(matrix.outputs):
+        part = quantize(matrix.columns(start, stop), scheme, name)
+        codes[:, start:stop] = part.codes
+        scales[:, start:stop] = part.scales
+        if part.zeros is not None:
+            if zeros is None:
+                zeros = np.zeros((blocks, matrix.outputs), dtype=np.int8)
+            zeros[:, start:stop] = part.zeros
+
+    def stored(values: NDArray[np.int8]) -> NDArray[np.uint8] | NDArray[np.int8]:
+        return pack_nibbles(values) if scheme.bits == 4 else values
+
+    shape = (matrix.inputs, matrix.outputs)
+    inputs = [
+        writer.weight(f"{name}.codes", scheme.kind, shape, [stored(codes)]),
+        writer.weight(f"{name}.scales", compute, scales.shape, [scales]),
+    ]
+    if zeros is not None:
+        inputs.append(writer.weight(f"{name}.zeros", scheme.kind, zeros.shape, [stored(zeros)]))
+    return writer.node(
+        "DequantizeLinear", inputs, f"{name}.weight", axis=0, block_size=scheme.block
+    )

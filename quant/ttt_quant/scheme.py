@@ -1,0 +1,124 @@
+"""What a weight becomes: storage schemes, and the blocked integer form of a matrix.
+
+A matrix is W [K, N], K the input and N the output channels, as a graph's MatMul holds it. Integer
+schemes share one scale between `block` consecutive input channels of one output channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_ref.errors import ConfigError
+
+Float32Array = NDArray[np.float32]
+
+FLOAT_KINDS = ("float32", "float16", "bfloat16")
+INTEGER_KINDS = ("int8", "int4")
+ALGORITHMS = ("rtn", "hqq", "gptq", "awq")
+# onnxruntime's blocked kernels want a power of two of at least 16.
+BLOCKS = (128, 64, 32, 16)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one weight is stored.
+
+    Attributes:
+        kind: a float type, or int8 / int4 in blocks.
+        block: input channels that share a scale; a smaller one is taken where K needs it.
+        algorithm: how the integers are found.
+        symmetric: no zero points. HQQ is asymmetric by nature and ignores this.
+    """
+
+    kind: str = "float32"
+    block: int = 128
+    algorithm: str = "rtn"
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*FLOAT_KINDS, *INTEGER_KINDS):
+            known = ", ".join((*FLOAT_KINDS, *INTEGER_KINDS))
+            raise ConfigError(f"weight scheme {self.kind!r} is unknown; expected one of {known}")
+        if self.block not in BLOCKS:
+            raise ConfigError(
+                f"block size {self.block!r} is not supported; expected one of "
+                f"{', '.join(map(str, BLOCKS))}"
+            )
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(
+                f"quantization algorithm {self.algorithm!r} is unknown; expected one of "
+                f"{', '.join(ALGORITHMS)}"
+            )
+
+    @property
+    def is_integer(self) -> bool:
+        """True for the blocked integer kinds."""
+        return self.kind in INTEGER_KINDS
+
+    @property
+    def bits(self) -> int:
+        """Bits of one stored weight."""
+        return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}[self.kind]
+
+    def fitted(self, input_width: int) -> Scheme:
+        """Return the scheme for a matrix of this K: the largest block that divides K.
+
+        A K that no block divides stays float16: rare, small, and never silently wrong.
+        """
+        if not self.is_integer:
+            return self
+        for block in BLOCKS:
+            if block <= self.block and input_width % block == 0:
+                return replace(self, block=block)
+        return replace(self, kind="float16")
+
+    def describe(self) -> str:
+        """Return a short name such as `int4 b128 gptq`."""
+        if not self.is_integer:
+            return self.kind
+        return f"{self.kind} b{self.block} {self.algorithm}"
+
+
+@dataclass(frozen=True)
+class BlockQuantized:
+    """A matrix as integers with a scale for each block.
+
+    Attributes:
+        codes: int8 [K, N], inside -2^(bits-1) .. 2^(bits-1)-1.
+        scales: float32 [K / block, N].
+        zeros: int8 [K / block, N], subtracted from the codes before scaling, or None.
+        bits: 4 or 8.
+        block: input channels to a scale.
+    """
+
+    codes: NDArray[np.int8]
+    scales: Float32Array
+    zeros: NDArray[np.int8] | None
+    bits: int
+    block: int
+
+    def dequantize(self) -> Float32Array:
+        """Return the matrix that an engine computes with, float32 [K, N]."""
+        values = self.codes.astype(np.float32)
+        if self.zeros is not None:
+            values -= np.repeat(self.zeros.astype(np.float32), self.block, axis=0)
+        values *= np.repeat(self.scales, self.block, axis=0)
+        return values
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """Return the smallest and the largest code."""
+    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def pack_nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pack 4-bit codes two to a byte, row-major, the first in the low half; odd counts get a 0."""
+    flat = codes.reshape(-1).astype(np.uint8) & 0xF
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    packed: NDArray[np.uint8] = flat[0::2] | (flat[1::2] << 4)
+    return packed
