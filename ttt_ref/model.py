@@ -67,7 +67,8 @@ class Attention(nn.Module):
         k = k.repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return out
 
 
 class MLP(nn.Module):
@@ -81,7 +82,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., hidden] to the same shape."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -160,13 +162,21 @@ class TttModel(nn.Module):
         """Map hidden states [..., hidden] to logits [..., V]."""
         return F.linear(hidden, self.head_weight)
 
-    def forward(self, ids: Tensor, attend: Tensor | None = None) -> Tensor:
-        """Return logits [B, L, V]; arguments as for :meth:`hidden`.
+    def forward(
+        self, ids: Tensor, attend: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """Return logits [B, L, V], or [N, V] at the N positions where ``read`` is True.
 
         Text logits at position t predict token t + 1; speech logits are read at the masked
         position itself.
+
+        Args:
+            ids: as for :meth:`hidden`.
+            attend: as for :meth:`hidden`.
+            read: bool [B, L]; training reads few positions, and V is large.
         """
-        return self.logits(self.hidden(ids, attend))
+        hidden = self.hidden(ids, attend)
+        return self.logits(hidden if read is None else hidden[read])
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
