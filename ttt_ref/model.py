@@ -99,7 +99,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Map x [B, L, hidden] to the same shape."""
         x = x + self.self_attn(self.input_layernorm(x), bias, cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        fed: Tensor = self.mlp(self.post_attention_layernorm(x))
+        return x + fed
 
 
 class Decoder(nn.Module):
