@@ -1,7 +1,7 @@
 """Emit the two output heads: text rows and speech rows of the LM head as graphs of their own.
 
-Each gives its logits and what a choice needs of them: the best id, its logit and the log of the
-summed exponentials, so that a caller who wants only the choice never moves the logits.
+Each gives its logits and what a choice needs of them: the best id, its logit and the sum of the
+exponentials relative to it, so that a caller who wants only the choice never moves the logits.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def emit_head(
 ) -> None:
     """Write one head; `spec.name` says which."""
     is_text = spec.name == TEXT_HEAD
-    start, stop = (
-        (0, layout.audio_start) if is_text else (layout.audio_start, config.vocab_size)
-    )
+    start, stop = (0, layout.audio_start) if is_text else (layout.audio_start, config.vocab_size)
     matrix = head_matrix(source, head_tensor(config), spec.name, start, stop)
     compute = spec.input("hidden").dtype
     logits = emit_linear(writer, "hidden", matrix, scheme, compute, quantize)
@@ -67,5 +65,10 @@ def emit_head(
         writer.constant("first_id", np.array(start, dtype=np.int64))
         writer.node("Add", [local, "first_id"], "best_id")
     writer.node("ReduceMax", ["logits", "last_axis"], "best_logit", keepdims=0)
-    writer.node("ReduceLogSumExp", ["logits", "last_axis"], "log_sum_exp", keepdims=0)
+    # The sum relative to the best logit, not a log-sum-exp: of a certain choice that would keep
+    # nothing (20 + 1e-7 is 20), and the order of confidences above 0.999999 would be rounding.
+    writer.node("ReduceMax", ["logits", "last_axis"], "best_column", keepdims=1)
+    relative = writer.node("Sub", ["logits", "best_column"], "relative")
+    writer.node("Exp", [relative], "relative_exp")
+    writer.node("ReduceSum", ["relative_exp", "last_axis"], "sum_exp", keepdims=0)
     writer.finish(spec)

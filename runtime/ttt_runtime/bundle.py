@@ -134,6 +134,12 @@ class Bundle:
                     f"{record.bytes}; the copy is incomplete, fetch or export it again"
                 )
         emb = self.config.embeddings
+        if emb.scales_file is not None and self.config.files[emb.scales_file].bytes != 4 * emb.rows:
+            raise BundleError(
+                f"bundle {self.path.name}: {emb.scales_file!r} has "
+                f"{self.config.files[emb.scales_file].bytes} bytes, {emb.rows} scales need "
+                f"{4 * emb.rows}"
+            )
         if self.config.files[emb.file].bytes != self.config.embedding_bytes():
             raise BundleError(
                 f"bundle {self.path.name}: the table {emb.file!r} has "

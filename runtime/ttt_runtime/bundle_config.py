@@ -239,7 +239,7 @@ class Table:
         value = self._take(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise BundleError(f"{self._where}: {key!r} is {value!r}; expected a whole number")
-        return value
+        return int(value)
 
     def mapping(self, key: str) -> dict[str, Any]:
         """Return a table as it stands."""

@@ -96,7 +96,9 @@ class TensorSpec:
 class GraphSpec:
     """Inputs and outputs of one graph, in the graph's order.
 
-    `attributes` holds what a shape cannot say (for the decoder: `cache_layout`).
+    `attributes` holds what a shape cannot say: for the decoder `cache_layout`; for any graph the
+    onnxruntime session options it was made and measured for, under their own names, which begin
+    with `session.` (such as the accuracy level of 4/8-bit products).
     """
 
     name: str
@@ -191,7 +193,7 @@ def decoder_spec(
 
     Q rows are written to cache rows write_index .. write_index + Q - 1 and attend to the cache
     rows that `mask` [Q, C] allows (True = may attend). Rows of the cache that no mask row allows
-    are never used, whatever they hold.
+    have no weight, but must hold finite numbers: 0 * NaN is NaN.
     """
     shape = cache_shape(model, cache_rows, layout)
     hidden = (1, "Q", model.hidden_size)
@@ -228,7 +230,7 @@ def _head_spec(
             TensorSpec("logits", "float32", ("N", rows)),
             TensorSpec("best_id", "int64", ("N",)),
             TensorSpec("best_logit", "float32", ("N",)),
-            TensorSpec("log_sum_exp", "float32", ("N",)),
+            TensorSpec("sum_exp", "float32", ("N",)),
         ),
     )
 
@@ -236,7 +238,9 @@ def _head_spec(
 def text_head_spec(model: ModelConfig, audio_start: int, dtype: str = "float32") -> GraphSpec:
     """Describe the head of the text rows 0 .. audio_start-1; best_id is a token id.
 
-    `end_bias` is added to the logit of <|im_end|>: 0, or -1e30 where it is forbidden.
+    `sum_exp` is the sum over the head's rows of exp(logit - best_logit), at least 1: the softmax
+    probability of the best id is its inverse. `end_bias` is added to the logit of <|im_end|>: 0,
+    or -1e30 where it is forbidden.
     """
     end_bias = (TensorSpec("end_bias", "float32", (1,)),)
     return _head_spec(TEXT_HEAD, model, audio_start, dtype, end_bias)

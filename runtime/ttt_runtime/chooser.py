@@ -1,0 +1,224 @@
+"""From hidden rows to ids: the strategies of one generation, picked once when it starts.
+
+A text step asks for the id that follows the last row. A block step asks which open positions of
+the block to reveal, and as what. `SpeechEngine` builds one :class:`Chooser` per generation from
+its options; the loop itself has no option left to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_ref.config import GenerationConfig, TokenLayout
+from ttt_ref.errors import ConfigError
+from ttt_runtime.sampler import (
+    Floats,
+    HeadBest,
+    Ids,
+    combine,
+    confidence_of,
+    gumbel_choice,
+    most_confident,
+    sample_text,
+)
+from ttt_runtime.scheduler import Step
+
+Exactness = Literal["reference", "exact", "fast"]
+EXACTNESS: tuple[Exactness, ...] = ("reference", "exact", "fast")
+
+
+class Runner(Protocol):
+    """Runs the model. Knows tensors, knows nothing of spans, steps or options."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that the cache can hold."""
+
+    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+        """Run rows `ids` [Q] at positions start .. start+Q-1 and write their K/V in place.
+
+        The rows see the cache below `start`, and each other by the segment rule. `scratch` uses
+        a second cache, for rows that are not part of the sequence.
+
+        Returns:
+            hidden rows [Q, hidden]; valid until the next call.
+        """
+
+    def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
+        """Return the best text ids of hidden rows [N, hidden]."""
+
+    def speech_best(self, hidden: Floats) -> HeadBest:
+        """Return the best audio-side ids of hidden rows [N, hidden]."""
+
+    def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
+        """Return the logits [N, audio_start] of the text rows; valid until the next call."""
+
+    def speech_logits(self, hidden: Floats) -> Floats:
+        """Return the logits [N, V - audio_start] of the audio side; valid until the next call."""
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """Approximations of exactness `fast`, each on its own.
+
+    Attributes:
+        constrained_heads: choose text ids in text and audio-side ids in a span; the released
+            code chooses over all rows in both.
+        guidance: `full` runs the second row in every step; `constant` uses the constant vector
+            of a block's first step in all of them; `off` ignores cfg_scale.
+    """
+
+    constrained_heads: bool = True
+    guidance: Literal["full", "constant", "off"] = "full"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values."""
+        if self.guidance not in ("full", "constant", "off"):
+            raise ConfigError(
+                f"fast option guidance is {self.guidance!r}; expected full, constant or off"
+            )
+
+
+# No approximation at all: what `reference` and `exact` use.
+EXACT = FastOptions(constrained_heads=False, guidance="full")
+
+PickText = Callable[[Floats, bool], int]
+PickSpeech = Callable[[Floats], tuple[Ids, Floats]]
+Guide = Callable[[Step, Sequence[int], NDArray[np.intp], Floats], Floats]
+
+
+class Chooser:
+    """The choices of one generation. Built once; `text` and `block` are called in the loop.
+
+    Args:
+        runner: heads, and the decoder for guidance's second row.
+        layout: which id means what.
+        config: generation options.
+        options: approximations (`EXACT` for none).
+        rng: source of all random draws.
+        unconditional: hidden row [hidden] that guidance sees in a block of masks only; None
+            computes even that one with a forward, as the reference does.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        layout: TokenLayout,
+        config: GenerationConfig,
+        options: FastOptions,
+        rng: np.random.Generator,
+        unconditional: Callable[[], Floats] | None,
+    ) -> None:
+        self._runner = runner
+        self._layout = layout
+        self._config = config
+        self._rng = rng
+        self._unconditional = unconditional
+        constrained = options.constrained_heads
+        if config.samples_text:
+            self._pick_text: PickText = self._sample_text_side if constrained else self._sample_any
+        else:
+            self._pick_text = self._best_text_side if constrained else self._best_any
+        if config.diffusion_temperature > 0:
+            self._pick_speech: PickSpeech = (
+                self._noisy_speech_side if constrained else self._noisy_any
+            )
+        else:
+            self._pick_speech = self._sure_speech_side if constrained else self._sure_any
+        self._guide: Guide | None = None
+        if config.cfg_scale > 0 and options.guidance != "off":
+            self._guide = (
+                self._guide_constant if options.guidance == "constant" else self._guide_full
+            )
+
+    def text(self, step: Step, hidden: Floats) -> list[tuple[int, int]]:
+        """Choose the id after the last of hidden rows [Q, hidden]."""
+        return [(step.stop, self._pick_text(hidden[-1:], step.forbid_end))]
+
+    def block(self, step: Step, ids: Sequence[int], hidden: Floats) -> list[tuple[int, int]]:
+        """Choose which open positions of the block to reveal from hidden rows [Q, hidden].
+
+        Returns:
+            (position, id) of each revealed position.
+        """
+        mask_id = self._layout.mask_id
+        positions = [p for p in range(step.block_start, step.stop) if ids[p] == mask_id]
+        rows = hidden[np.array(positions, dtype=np.intp) - step.start]  # [N, hidden], a copy
+        if self._guide is not None:
+            rows = self._guide(step, ids, np.array(positions, dtype=np.intp), rows)
+        chosen, confidence = self._pick_speech(rows)
+        if self._config.remasking == "random":
+            confidence = self._rng.random(len(positions), dtype=np.float32)
+        return [(positions[i], int(chosen[i])) for i in most_confident(confidence, step.reveal)]
+
+    # Text: greedy or drawn, over all rows or over the text rows.
+
+    def _best_any(self, hidden: Floats, forbid_end: bool) -> int:
+        text = self._runner.text_best(hidden, forbid_end=forbid_end)
+        speech = self._runner.speech_best(hidden)
+        best = speech if speech.logits[0] > text.logits[0] else text
+        return int(best.ids[0])
+
+    def _best_text_side(self, hidden: Floats, forbid_end: bool) -> int:
+        return int(self._runner.text_best(hidden, forbid_end=forbid_end).ids[0])
+
+    def _sample_any(self, hidden: Floats, forbid_end: bool) -> int:
+        return self._sample(self._all_logits(hidden, forbid_end)[0])
+
+    def _sample_text_side(self, hidden: Floats, forbid_end: bool) -> int:
+        return self._sample(self._runner.text_logits(hidden, forbid_end=forbid_end)[0])
+
+    def _sample(self, logits: Floats) -> int:
+        c = self._config
+        return sample_text(logits, c.ar_temperature, c.top_k, c.top_p, self._rng)
+
+    def _all_logits(self, hidden: Floats, forbid_end: bool) -> Floats:
+        text = self._runner.text_logits(hidden, forbid_end=forbid_end)
+        return np.concatenate([text, self._runner.speech_logits(hidden)], axis=1)
+
+    # Speech: id and confidence of every open position. <|im_end|> is never allowed in a block.
+
+    def _sure_any(self, hidden: Floats) -> tuple[Ids, Floats]:
+        text = self._runner.text_best(hidden, forbid_end=True)
+        return combine(text, self._runner.speech_best(hidden))
+
+    def _sure_speech_side(self, hidden: Floats) -> tuple[Ids, Floats]:
+        best = self._runner.speech_best(hidden)
+        return best.ids, confidence_of(best)
+
+    def _noisy_any(self, hidden: Floats) -> tuple[Ids, Floats]:
+        logits = self._all_logits(hidden, forbid_end=True)
+        return gumbel_choice(logits, self._config.diffusion_temperature, self._rng)
+
+    def _noisy_speech_side(self, hidden: Floats) -> tuple[Ids, Floats]:
+        logits = self._runner.speech_logits(hidden)
+        ids, confidence = gumbel_choice(logits, self._config.diffusion_temperature, self._rng)
+        return ids + self._layout.audio_start, confidence
+
+    # Guidance: u + (s+1)(c-u) on hidden rows instead of logits; the heads are linear without
+    # bias, so it is the same up to rounding.
+
+    def _guide_constant(
+        self, step: Step, ids: Sequence[int], positions: NDArray[np.intp], rows: Floats
+    ) -> Floats:
+        assert self._unconditional is not None
+        return self._mix(rows, self._unconditional())
+
+    def _guide_full(
+        self, step: Step, ids: Sequence[int], positions: NDArray[np.intp], rows: Floats
+    ) -> Floats:
+        if step.block_step == 0 and self._unconditional is not None:
+            # The second row holds nothing but masks: all its values, hence all its hidden rows,
+            # are one vector, whatever the length.
+            return self._mix(rows, self._unconditional())
+        masked = [self._layout.mask_id] * step.block_start + list(ids[step.block_start : step.stop])
+        return self._mix(rows, self._runner.forward(masked, 0, scratch=True)[positions])
+
+    def _mix(self, conditional: Floats, unconditional: Floats) -> Floats:
+        scale = np.float32(self._config.cfg_scale + 1.0)
+        return unconditional + scale * (conditional - unconditional)

@@ -1,0 +1,98 @@
+"""Choosing ids from logits: the released rules as small numpy functions, no state.
+
+Source: the released generation code's behaviour as recorded in the golden generation data.
+Axes: N rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class HeadBest(NamedTuple):
+    """What a head says of each row: best id [N], its logit [N], sum of exp(logit - best) [N]."""
+
+    ids: Ids
+    logits: Floats
+    sum_exp: Floats
+
+
+def combine(text: HeadBest, speech: HeadBest) -> tuple[Ids, Floats]:
+    """Return best id [N] over all rows of both heads, and its softmax probability [N]."""
+    # Text ids come first in the vocabulary: on a tie the text id wins, as with one argmax.
+    takes_speech = speech.logits > text.logits
+    ids = np.where(takes_speech, speech.ids, text.ids)
+    gap = np.exp(-np.abs(speech.logits - text.logits))  # the loser's best relative to the winner's
+    winner = np.where(takes_speech, speech.sum_exp, text.sum_exp)
+    loser = np.where(takes_speech, text.sum_exp, speech.sum_exp)
+    return ids, 1.0 / (winner + loser * gap)
+
+
+def confidence_of(best: HeadBest) -> Floats:
+    """Return the softmax probability [N] of a single head's best id among its own rows."""
+    return np.reciprocal(best.sum_exp)
+
+
+def sample_text(
+    logits: Floats,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    rng: np.random.Generator,
+) -> int:
+    """Draw one id from logits [V].
+
+    Softmax at `temperature` (0 counts as 1), then only the `top_k` most probable ids, then of
+    those the ones whose more probable predecessors sum to less than `top_p` (probabilities are
+    not renormalised between the two), then a draw.
+    """
+    scaled = logits.astype(np.float64) / (temperature if temperature > 0 else 1.0)
+    scaled -= scaled.max()
+    weights = np.exp(scaled)
+    weights /= weights.sum()
+    if top_k and top_k < weights.size:
+        ids = np.argpartition(weights, -top_k)[-top_k:]
+    else:
+        ids = np.arange(weights.size)
+    ids = ids[np.argsort(-weights[ids], kind="stable")]
+    kept = weights[ids]
+    if top_p is not None and 0.0 < top_p < 1.0:
+        kept = np.where(np.cumsum(kept) - kept < top_p, kept, 0.0)
+    # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.
+    cumulative = np.cumsum(kept)
+    draw = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return int(ids[min(draw, int(np.count_nonzero(kept)) - 1)])
+
+
+def gumbel_choice(
+    logits: Floats, temperature: float, rng: np.random.Generator
+) -> tuple[Ids, Floats]:
+    """Choose an id per row of logits [N, V] with Gumbel noise; return ids and confidences [N].
+
+    The noise multiplies: argmax of exp(logit) / (-log u) ** temperature, computed in the log
+    domain. The confidence is the softmax probability of the chosen id without noise.
+    """
+    wide = logits.astype(np.float64)
+    uniform = rng.random(wide.shape)
+    with np.errstate(divide="ignore"):  # u = 0 gives -inf, which only loses
+        noisy = wide - temperature * np.log(-np.log(uniform))
+    ids = noisy.argmax(axis=1)
+    top = wide.max(axis=1, keepdims=True)
+    total = np.log(np.exp(wide - top).sum(axis=1)) + top[:, 0]
+    chosen = wide[np.arange(len(ids)), ids]
+    return ids, np.exp(chosen - total).astype(np.float32)
+
+
+def most_confident(confidence: NDArray[np.floating], count: int) -> Sequence[int]:
+    """Return the indices of the `count` highest confidences [N]; of equals the first."""
+    if count >= len(confidence):
+        return range(len(confidence))
+    order: list[int] = np.argsort(-confidence, kind="stable")[:count].tolist()
+    return order

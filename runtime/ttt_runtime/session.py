@@ -1,0 +1,189 @@
+"""onnxruntime sessions: the device that was asked for, a stated number of threads, or an error.
+
+onnxruntime falls back to the CPU without a word when a provider cannot be loaded. Nothing here
+does: a device that is missing is a DeviceError, before any graph runs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_runtime.graph_spec import GraphSpec
+
+# Device name -> onnxruntime provider and the extra of ttt-edge that brings it.
+PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", "cpu"),
+    "cuda": ("CUDAExecutionProvider", "gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "gpu"),
+    "rtx": ("NvTensorRTRTXExecutionProvider", "rtx"),
+}
+
+# onnxruntime's names of element types -> ours.
+_TYPES: Final[Mapping[str, str]] = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+def default_threads() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are made. `threads` None means all CPUs of this process."""
+
+    device: str = "cpu"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse devices that do not exist and thread counts that cannot be."""
+        if self.device not in PROVIDERS:
+            raise DeviceError(f"unknown device {self.device!r}; known: {', '.join(PROVIDERS)}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ConfigError(f"threads is {self.threads}; expected 1 .. 1024")
+
+    @property
+    def thread_count(self) -> int:
+        """The number of threads to use."""
+        return self.threads or default_threads()
+
+
+class _SharedPool:
+    """onnxruntime's process-wide thread pool, made once with the first thread count asked for.
+
+    Decoder, heads and codec run one after the other. With a pool each, the idle pools' threads
+    spin on the cores that the running one needs. A later, different count gets pools of its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: int | None = None
+
+    def serves(self, ort: Any, threads: int) -> bool:
+        with self._lock:
+            if self._threads is None:
+                try:
+                    ort.set_global_thread_pool_sizes(threads, 1)
+                    self._threads = threads
+                except Exception:  # made by someone else in this process: size unknown
+                    self._threads = -1
+            return self._threads == threads
+
+
+_SHARED_POOL = _SharedPool()
+
+
+def import_onnxruntime() -> Any:
+    """Return the onnxruntime module; DeviceError if it is not installed."""
+    try:
+        import onnxruntime  # imported late: it costs 0.1 s, and `--help` needs none of it
+    except ImportError:
+        raise DeviceError(
+            "onnxruntime is not installed; run: pip install 'ttt-edge[cpu]' (or [gpu])"
+        ) from None
+    return onnxruntime
+
+
+def check_device(device: str) -> str:
+    """Return the provider of a device; DeviceError when this machine does not have it."""
+    provider, extra = PROVIDERS[SessionSettings(device).device]
+    have = import_onnxruntime().get_available_providers()
+    if provider not in have:
+        raise DeviceError(
+            f"device {device!r} was asked for, but this onnxruntime has only {', '.join(have)}; "
+            f"install 'ttt-edge[{extra}]' or choose --device cpu"
+        )
+    return provider
+
+
+class GraphSession:
+    """One loaded graph, checked against its spec."""
+
+    def __init__(self, path: Path, spec: GraphSpec, settings: SessionSettings) -> None:
+        """Load a graph.
+
+        Raises:
+            DeviceError: the device is missing, or onnxruntime left it for another one.
+            BundleError: the file is no graph, or has other inputs and outputs than the spec says.
+        """
+        ort = import_onnxruntime()
+        provider = check_device(settings.device)
+        options = ort.SessionOptions()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        for key, value in spec.attributes.items():
+            if key.startswith("session."):  # onnxruntime options that the graph was made for
+                options.add_session_config_entry(key, str(value))
+        if _SHARED_POOL.serves(ort, settings.thread_count):
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = settings.thread_count
+        try:
+            self.ort_session: Any = ort.InferenceSession(
+                str(path), sess_options=options, providers=[provider]
+            )
+        except Exception as error:  # onnxruntime has no base class for its errors
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
+            raise BundleError(f"graph {path.name} cannot be loaded: {reason}") from None
+        active = self.ort_session.get_providers()
+        if active[0] != provider:
+            raise DeviceError(
+                f"device {settings.device!r} could not be started: onnxruntime fell back to "
+                f"{active[0]}; check the driver, or choose --device cpu"
+            )
+        self.spec = spec
+        self.device = settings.device
+        self._output_names = [t.name for t in spec.outputs]
+        self._check(path.name)
+
+    def _check(self, file: str) -> None:
+        session = self.ort_session
+        for kind, nodes, tensors in (
+            ("input", session.get_inputs(), self.spec.inputs),
+            ("output", session.get_outputs(), self.spec.outputs),
+        ):
+            have = {node.name: node for node in nodes}
+            want = {tensor.name: tensor for tensor in tensors}
+            if have.keys() != want.keys():
+                wrong = ", ".join(sorted(have.keys() ^ want.keys())[:4])
+                raise BundleError(
+                    f"graph {file} and its spec differ in {kind} {wrong}; export the bundle again"
+                )
+            for name, tensor in want.items():
+                dtype = _TYPES.get(have[name].type, have[name].type)
+                shape = have[name].shape
+                fixed = [
+                    (got, spec)
+                    for got, spec in zip(shape, tensor.shape, strict=False)
+                    if isinstance(got, int) and isinstance(spec, int) and got != spec
+                ]
+                if dtype != tensor.dtype or len(shape) != len(tensor.shape) or fixed:
+                    raise BundleError(
+                        f"graph {file}: {kind} {name!r} is {dtype} {shape}, its spec says "
+                        f"{tensor.dtype} {list(tensor.shape)}; export the bundle again"
+                    )
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """Run with arrays in, arrays out (all outputs of the spec, or those named)."""
+        result: list[NDArray[Any]] = self.ort_session.run(
+            list(outputs) if outputs is not None else self._output_names, dict(feeds)
+        )
+        return result
