@@ -24,6 +24,10 @@ class ConfigError(TttError, ValueError):
     """A configuration value, key or combination that cannot be used."""
 
 
+class DataError(TttError, ValueError):
+    """A training record or data file that cannot be used."""
+
+
 class CheckpointError(TttError):
     """A checkpoint folder that is missing, damaged or of another architecture."""
 
