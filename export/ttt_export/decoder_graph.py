@@ -166,19 +166,37 @@ class DecoderEmitter:
             num_heads=config.num_attention_heads + config.num_key_value_heads,
         )
         q, k = self._split(turned, [query, kv], [f"{name}.q", f"{name}.k"])
+        by_heads = self._spec.attributes["cache_layout"] == "heads"
+        if by_heads:  # TensorRT takes caches of four axes only
+            q = self._by_heads(q, config.num_attention_heads)
+            k = self._by_heads(k, config.num_key_value_heads)
+            v = self._by_heads(v, config.num_key_value_heads)
         for past, update, present in (
             (f"past_k.{index}", k, f"present_k.{index}"),
             (f"past_v.{index}", v, f"present_v.{index}"),
         ):
             writer.node("TensorScatter", [past, update, "write_index"], present, axis=-2)
-        return writer.node(
-            "Attention",
-            [q, f"present_k.{index}", f"present_v.{index}", "mask"],
-            f"{name}.mixed",
-            q_num_heads=config.num_attention_heads,
-            kv_num_heads=config.num_key_value_heads,
-            is_causal=0,
-        )
+        operands = [q, f"present_k.{index}", f"present_v.{index}", "mask"]
+        if not by_heads:
+            return writer.node(
+                "Attention",
+                operands,
+                f"{name}.mixed",
+                q_num_heads=config.num_attention_heads,
+                kv_num_heads=config.num_key_value_heads,
+                is_causal=0,
+            )
+        mixed = writer.node("Attention", operands, f"{name}.mixed_heads", is_causal=0)
+        rows = writer.node("Transpose", [mixed], f"{name}.mixed_rows", perm=[0, 2, 1, 3])
+        flat = writer.constant(f"shape.rows_{query}", np.array([1, -1, query], dtype=np.int64))
+        return writer.node("Reshape", [rows, flat], f"{name}.mixed")
+
+    def _by_heads(self, x: str, heads: int) -> str:
+        """Turn rows [1, Q, heads * D] into heads [1, heads, Q, D]."""
+        shape = np.array([1, -1, heads, self._config.head_dim], dtype=np.int64)
+        target = self._writer.constant(f"shape.heads_{heads}", shape)
+        rows = self._writer.node("Reshape", [x, target], f"{x}.rows")
+        return self._writer.node("Transpose", [rows], f"{x}.heads", perm=[0, 2, 1, 3])
 
     def _gated(self, name: str, x: str, matrices: dict[str, Matrix]) -> str:
         writer, width = self._writer, self._config.intermediate_size
