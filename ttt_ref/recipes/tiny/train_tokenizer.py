@@ -1,0 +1,390 @@
+"""Train the speech tokenizer: ``python -m ttt_ref.recipes.tiny.train_tokenizer DATA --out OUT``.
+
+Two views of every utterance go through the encoder, a mildly and a heavily degraded one, aligned
+in time. Both are read by CTC (phonemes, letters) through the quantised codes; a consistency loss
+pulls the values before rounding together and away from the rounding boundaries, so that noise
+does not flip codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttt_ref.codec.builtin.checkpoint import save_tokenizer
+from ttt_ref.codec.builtin.config import TokenizerConfig
+from ttt_ref.codec.builtin.features import hz_to_mel, mel_to_hz
+from ttt_ref.codec.builtin.layers import digits_to_ids
+from ttt_ref.codec.builtin.tokenizer import CtcHead, SpeechTokenizer, quantise
+from ttt_ref.errors import ConfigError, exit_on_error
+from ttt_ref.recipes.tiny.augment import (
+    MILD,
+    AugmentConfig,
+    NoisePools,
+    change_speed,
+    degrade,
+    noisy,
+    pad_silence,
+)
+from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus, LengthBuckets, Utterance
+from ttt_ref.recipes.tiny.training import BudgetConfig, TrainingRun
+
+LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """What is tuned in this training."""
+
+    rows: int = 16
+    budget_s: float = 36.0
+    max_seconds: float = 9.0
+    soft_share: float = 0.08
+    easy_steps: int = 250
+    ramp_steps: int = 700
+    consistency: float = 2.0
+    margin: float = 0.5
+    letters: float = 0.5
+    speed_range: float = 0.2
+    warp_range: float = 0.12
+    mask_share: float = 0.5
+    valid_per_engine: int = 40
+    engine_weights: str = ""
+
+
+def engine_weights(text: str) -> dict[str, float]:
+    """Parse "kokoro=2,espeak=0.5" into sampling weights by engine."""
+    weights = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise ConfigError(f"--engine-weights has {part!r}; write engine=number") from error
+    return weights
+
+
+def spoken(phones: str) -> list[str]:
+    """Phoneme symbols without stress marks and word boundaries, which a code need not carry."""
+    plain = phones.replace("ˈ", "").replace("ˌ", "").split()
+    return [p for p in plain if p != "|"]
+
+
+class Labels:
+    """Phoneme and letter sequences; 0 is the CTC blank."""
+
+    def __init__(self, phones: list[str]):
+        self.phones = phones
+        self.phone_ids = {p: i + 1 for i, p in enumerate(phones)}
+        self.letter_ids = {c: i + 1 for i, c in enumerate(LETTERS)}
+
+    @classmethod
+    def of(cls, utterances: list[Utterance]) -> Labels:
+        """All phonemes that occur."""
+        return cls(sorted({p for u in utterances for p in spoken(u.phones)}))
+
+    def encode(self, u: Utterance) -> tuple[list[int], list[int]]:
+        """Phoneme ids and letter ids; texts with digits have no letters (spelling unknown)."""
+        phones = [self.phone_ids[p] for p in spoken(u.phones) if p in self.phone_ids]
+        text = " ".join(u.text.lower().split())
+        if any(c.isdigit() for c in text):
+            return phones, []
+        return phones, [self.letter_ids[c] for c in text if c in self.letter_ids]
+
+
+def warp_frequency(mel: Tensor, factors: Tensor, config: TokenizerConfig) -> Tensor:
+    """Move formants: mel [B, F, bins] is read at ``factor`` [B] times each bin's frequency."""
+    top = hz_to_mel(config.sample_rate_hz / 2)
+    low = hz_to_mel(40.0)
+    centres = low + (top - low) * (torch.arange(config.mel_bins) + 1) / (config.mel_bins + 1)
+    hz = torch.tensor([mel_to_hz(float(m)) for m in centres])
+    wanted = 2595.0 * torch.log10(1.0 + factors[:, None] * hz / 700.0)
+    place = ((wanted - low) / (top - low) * (config.mel_bins + 1) - 1).clamp(
+        0, config.mel_bins - 1.001
+    )
+    index = place.long()
+    share = (place - index)[:, None, :]
+    index = index[:, None, :].expand(-1, mel.shape[1], -1)
+    return mel.gather(2, index) * (1 - share) + mel.gather(2, index + 1) * share
+
+
+def mask_spectrum(mel: Tensor, rng: np.random.Generator, share: float) -> Tensor:
+    """SpecAugment: hide two frequency stripes and two short times in a share of the rows."""
+    mel = mel.clone()
+    for row in range(mel.shape[0]):
+        if rng.random() >= share:
+            continue
+        for _ in range(2):
+            width, at = int(rng.integers(1, 13)), int(rng.integers(mel.shape[2] - 12))
+            mel[row, :, at : at + width] = 0.0
+            width, at = int(rng.integers(1, 16)), int(rng.integers(max(1, mel.shape[1] - 16)))
+            mel[row, at : at + width] = 0.0
+    return mel
+
+
+def ctc(logits: Tensor, counts: Tensor, targets: list[list[int]]) -> Tensor:
+    """CTC per label, mean over the rows that have labels and room for them."""
+    lengths = torch.tensor([len(t) for t in targets])
+    usable = ((lengths > 0) & (lengths <= counts)).float()
+    flat = torch.tensor([i for t in targets for i in t], dtype=torch.long)
+    losses = F.ctc_loss(
+        F.log_softmax(logits.float(), dim=2).transpose(0, 1),
+        flat,
+        counts,
+        lengths,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return (losses / lengths.clamp(min=1) * usable).sum() / usable.sum().clamp(min=1)
+
+
+class TokenizerTraining:
+    """Data, modules and one training step."""
+
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        recipe: TokenizerRecipe,
+        budget: BudgetConfig,
+        config: TokenizerConfig,
+    ):
+        limit = int(recipe.max_seconds * SAMPLE_RATE_HZ)
+        self.corpus = Corpus(data, lambda u: u.split == "train" and 1600 < u.samples <= limit)
+        if len(self.corpus) < 8:
+            raise ConfigError(f"{data} has {len(self.corpus)} training utterances; need 8 or more")
+        self.valid = Corpus(data, lambda u: u.split in ("valid", "heldout") and u.samples <= limit)
+        self.recipe, self.config, self.out, self.budget = recipe, config, out, budget
+        us = self.corpus.utterances
+        self.labels = Labels.of(us)
+        self.targets = [self.labels.encode(u) for u in us]
+        by_engine = engine_weights(recipe.engine_weights)
+        self.buckets = LengthBuckets(
+            [u.samples for u in us],
+            [by_engine.get(u.engine, 1.0) for u in us],
+            recipe.budget_s,
+            recipe.rows,
+            budget.seed,
+        )
+        rng = np.random.default_rng((budget.seed, 2))
+        some = rng.choice(len(us), min(len(us), 200), replace=False)
+        self.pools = NoisePools([self.corpus.audio(int(i)) for i in some], seed=budget.seed)
+        torch.manual_seed(budget.seed)
+        self.tokenizer = SpeechTokenizer(config)
+        self.head = CtcHead(config.code_digits, len(self.labels.phones) + 1, len(LETTERS) + 1)
+        parameters = [*self.tokenizer.parameters(), *self.head.parameters()]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=budget.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
+        modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "head": self.head}
+        facts = {"config": config.to_dict(), "recipe": asdict(recipe), "phones": self.labels.phones}
+        self.run = TrainingRun(out, modules, optimizer, budget, facts)
+
+    def views(self, rows: list[int], rng: np.random.Generator, ramp: float) -> list[Audio]:
+        """Two degraded, aligned versions of each utterance: all mild ones, then all heavy ones."""
+        speed = self.recipe.speed_range * min(1.0, ramp)
+        mild, heavy = [], []
+        for i in rows:
+            audio = change_speed(self.corpus.audio(i), float(np.exp(rng.uniform(-speed, speed))))
+            pads = (rng.random(2) * 0.25 * SAMPLE_RATE_HZ).astype(int)
+            audio = pad_silence(audio, int(pads[0]), int(pads[1]))
+            mild.append(audio if rng.random() < 0.5 else degrade(audio, rng, self.pools, MILD))
+            heavy.append(
+                degrade(audio, rng, self.pools, AugmentConfig())
+                if rng.random() < ramp
+                else degrade(audio, rng, self.pools, MILD)
+            )
+        return mild + heavy
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step; returns the parts of the loss."""
+        run, recipe = self.run, self.recipe
+        run.begin_step()
+        rng = np.random.default_rng((self.budget.seed, 3, run.step))
+        easy = run.step < recipe.easy_steps
+        ramp = min(1.0, max(0.0, (run.step - recipe.easy_steps) / recipe.ramp_steps))
+        rows = self.buckets.batch(run.step, 0.4 if easy else 1.0)
+        self.tokenizer.train()
+        self.head.train()
+        with torch.no_grad():
+            audio, counts = self.tokenizer.pad_batch(
+                [torch.from_numpy(a) for a in self.views(rows, rng, ramp)]
+            )
+            mel = self.tokenizer.mel(audio)
+            if ramp > 0:
+                half = len(rows)
+                spread = recipe.warp_range * ramp
+                factors = np.exp(rng.uniform(-spread, spread, 2 * half))
+                factors[:half] **= 0.4
+                mel = warp_frequency(mel, torch.from_numpy(factors).float(), self.config)
+                heavy = mask_spectrum(mel[half:], rng, recipe.mask_share * ramp)
+                mel = torch.cat([mel[:half], heavy])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.bf16):
+            u = self.tokenizer.encoder(mel, counts)
+            noise = torch.rand_like(u) - 0.5 if run.progress < recipe.soft_share else None
+            phones, letters = self.head(quantise(u, noise), counts)
+        targets = [self.targets[i] for i in rows] * 2
+        phone_loss = ctc(phones, 2 * counts, [t[0] for t in targets])
+        letter_loss = ctc(letters, 2 * counts, [t[1] for t in targets])
+        agree, margin = self.consistency(u, counts)
+        weight = ramp * min(1.0, run.progress / 0.3)
+        loss = phone_loss + recipe.letters * letter_loss
+        loss = loss + weight * (recipe.consistency * agree + recipe.margin * margin)
+        run.apply(loss)
+        return {
+            "phone": phone_loss.item(),
+            "letter": letter_loss.item(),
+            "agree": agree.item(),
+            "margin": margin.item(),
+            "equal": self.equal_share(u, counts),
+        }
+
+    def consistency(self, u: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the two views lie apart, and how far both lie from the mild view's codes."""
+        half = len(u) // 2
+        mask = (torch.arange(u.shape[1]) < counts[:half, None]).float().unsqueeze(2)
+        total = mask.sum() * u.shape[2]
+        a, b = u[:half], u[half:]
+        agree = (((b - a.detach()).square() + 0.3 * (a - b.detach()).square()) * mask).sum() / total
+        code = a.detach().round()
+        margin = (((a - code).square() + (b - code).square()) * mask).sum() / total
+        return agree, margin
+
+    @torch.no_grad()
+    def equal_share(self, u: Tensor, counts: Tensor) -> float:
+        """Share of tokens that are the same in both views."""
+        half = len(u) // 2
+        ids = digits_to_ids(u.detach())
+        valid = torch.arange(u.shape[1]) < counts[:half, None]
+        return float((ids[:half] == ids[half:])[valid].float().mean())
+
+    def evaluate(self) -> dict[str, Any]:
+        """Phoneme error rate, codes used and stability, engine by engine, on unseen utterances."""
+        self.tokenizer.eval()
+        self.head.eval()
+        groups: dict[str, list[int]] = {}
+        for i, u in enumerate(self.valid.utterances):
+            groups.setdefault(f"{u.split}/{u.engine}", []).append(i)
+        report: dict[str, Any] = {}
+        for name, members in sorted(groups.items()):
+            pick = np.random.default_rng(5).permutation(members)[: self.recipe.valid_per_engine]
+            clean = [self.valid.audio(int(i)) for i in pick]
+            wanted = [self.labels.encode(self.valid.utterances[int(i)])[0] for i in pick]
+            result: dict[str, float] = {}
+            ids = {}
+            conditions = {
+                "clean": None,
+                "white20": ("white", 20.0),
+                "white10": ("white", 10.0),
+                "babble10": ("babble", 10.0),
+                "quiet": None,
+            }
+            for condition, noise in conditions.items():
+                audios = clean
+                if noise is not None and noise[0] in self.pools.pools:
+                    audios = [noisy(a, *noise, self.pools, seed=k) for k, a in enumerate(clean)]
+                elif condition == "quiet":
+                    audios = [a * np.float32(0.25) for a in clean]
+                ids[condition], heard = self.recognise(audios)
+                errors = sum(distance(h, w) for h, w in zip(heard, wanted, strict=True))
+                result[f"per_{condition}"] = errors / max(1, sum(len(w) for w in wanted))
+                if condition != "clean":
+                    pairs = list(zip(ids["clean"], ids[condition], strict=True))
+                    same = sum(int((a == b).sum()) for a, b in pairs)
+                    result[f"equal_{condition}"] = same / sum(len(a) for a, _ in pairs)
+            every = torch.cat(ids["clean"])
+            share = torch.bincount(every, minlength=self.config.num_codes).float() / len(every)
+            result["codes"] = float((share > 0).sum())
+            result["perplexity"] = float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
+            report[name] = {k: round(v, 4) for k, v in result.items()}
+        return report
+
+    @torch.inference_mode()
+    def recognise(self, audios: list[Audio]) -> tuple[list[Tensor], list[list[int]]]:
+        """Ids and greedily read phonemes of each utterance."""
+        ids: list[Tensor] = []
+        heard: list[list[int]] = []
+        for start in range(0, len(audios), 20):
+            part = [torch.from_numpy(a) for a in audios[start : start + 20]]
+            audio, counts = self.tokenizer.pad_batch(part)
+            with torch.autocast("cpu", torch.bfloat16, enabled=False):
+                u = self.tokenizer.encoder(self.tokenizer.mel(audio), counts)
+                best = self.head(u.round(), counts)[0].argmax(2)
+            codes = digits_to_ids(u)
+            for row, count in enumerate(counts.tolist()):
+                ids.append(codes[row, :count])
+                path = torch.unique_consecutive(best[row, : 2 * count]).tolist()
+                heard.append([p for p in path if p])
+        return ids, heard
+
+    def train(self, evaluate_every_s: float) -> None:
+        """Until the budget is spent; then write the codec folder."""
+        self.run.resume()
+        print(
+            f"{len(self.corpus)} utterances, {len(self.labels.phones)} phonemes, "
+            f"from step {self.run.step}",
+            flush=True,
+        )
+        last = time.monotonic()
+        self.run.restart_clock()
+        while not self.run.finished:
+            self.run.end_step(self.step())
+            if time.monotonic() - last > evaluate_every_s:
+                self.report()
+                last = time.monotonic()
+        self.run.save()
+        self.report()
+
+    def report(self) -> None:
+        """Write the codec folder as it is now, evaluate and log."""
+        save_tokenizer(self.out / "codec", self.tokenizer)
+        for name, result in self.evaluate().items():
+            self.run.log({"step": self.run.step, "set": name, **result})
+            print(f"  {name}: " + "  ".join(f"{k} {v}" for k, v in result.items()), flush=True)
+        self.run.restart_clock()
+
+
+def distance(a: list[int], b: list[int]) -> int:
+    """Edit distance."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Train the speech tokenizer; resumes by itself.")
+    parser.add_argument("data", type=Path, help="folder with audio.i16 and manifest.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="state, log and codec folder")
+    parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
+    for kind, default in ((BudgetConfig, BudgetConfig()), (TokenizerRecipe, TokenizerRecipe())):
+        del kind
+        for name, value in asdict(default).items():
+            option = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                parser.add_argument(option, action=argparse.BooleanOptionalAction, default=value)
+            else:
+                parser.add_argument(option, type=type(value), default=value)
+    values = vars(parser.parse_args(argv))
+    with exit_on_error():
+        budget = BudgetConfig(**{k: values[k] for k in asdict(BudgetConfig())})
+        recipe = TokenizerRecipe(**{k: values[k] for k in asdict(TokenizerRecipe())})
+        training = TokenizerTraining(
+            values["data"], values["out"], recipe, budget, TokenizerConfig()
+        )
+        training.train(values["evaluate_every"])
+
+
+if __name__ == "__main__":
+    main()
