@@ -264,14 +264,22 @@ def write_weights(
     current = 0
     for name, value in weights:
         if shard_of[name] != current:
-            save_file(held, str(folder / file_name(current)), metadata={"format": "pt"})
+            _write_shard(folder / file_name(current), held)
             held, current = {}, shard_of[name]
         held[name] = value.detach().to("cpu").contiguous()
-    save_file(held, str(folder / file_name(current)), metadata={"format": "pt"})
+    _write_shard(folder / file_name(current), held)
     if count > 1:
         weight_map = {name: file_name(number) for name, number in shard_of.items()}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_json(folder / INDEX_FILE, index)
+
+
+def _write_shard(file: Path, weights: dict[str, Tensor]) -> None:
+    try:
+        save_file(weights, str(file), metadata={"format": "pt"})
+    except SafetensorError as error:  # its only cause here: the file system
+        raise CheckpointError(f"{file} cannot be written ({error})") from None
+    file.chmod(0o644)  # the library makes it private
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer | str | Path) -> None:
