@@ -26,6 +26,18 @@ PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "rtx": ("NvTensorRTRTXExecutionProvider", "rtx"),
 }
 
+# A spec's attributes of these names are session options: what the graph's numbers rely on. Others
+# are refused, since a bundle may come from anywhere.
+SESSION_ATTRIBUTES: Final = frozenset(
+    {
+        "session.qdq_matmulnbits_accuracy_level",
+        "session.set_denormal_as_zero",
+        "session.disable_prepacking",
+        "mlas.enable_gemm_fastmath_arm64_bfloat16",
+        "optimization.enable_gelu_approximation",
+    }
+)
+
 # onnxruntime's names of element types -> ours.
 _TYPES: Final[Mapping[str, str]] = {
     "tensor(float)": "float32",
@@ -130,6 +142,14 @@ class GraphSession:
         for key, value in spec.attributes.items():
             if key.startswith("session."):  # onnxruntime options that the graph was made for
                 options.add_session_config_entry(key, str(value))
+        for key, value in spec.attributes.items():
+            if key in SESSION_ATTRIBUTES:
+                options.add_session_config_entry(key, str(value))
+            elif "." in key:
+                raise BundleError(
+                    f"graph {path.name} asks for the session option {key!r}, which is not one of "
+                    f"{', '.join(sorted(SESSION_ATTRIBUTES))}"
+                )
         if _SHARED_POOL.serves(ort, settings.thread_count):
             options.use_per_session_threads = False
         else:

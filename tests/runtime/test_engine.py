@@ -14,7 +14,7 @@ from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.chooser import FastOptions
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import DoneEvent, SpeechEvent, TextEvent
-from ttt_runtime.scheduler import State
+from ttt_runtime.scheduler import State, Step
 
 LAYOUT = toy_layout()
 CONFIGS = [
@@ -142,25 +142,30 @@ def test_truncate_to_any_point_leaves_a_usable_cache(tokens: int) -> None:
     assert engine.generate_ids(prompt, config) == oracle(model, prompt, config)
 
 
+class _CancelAfter:
+    """Cancels at the end of forward number `after`, counted from 0."""
+
+    def __init__(self, after: int, cancel: threading.Event) -> None:
+        self.forwards, self.after, self.cancel = 0, after, cancel
+
+    def __call__(self, *_: object) -> None:
+        self.forwards += 1
+        if self.forwards > self.after:
+            self.cancel.set()
+
+
 def test_cancellation_is_seen_before_each_forward_and_leaves_the_cache_right() -> None:
     model, prompt, config = next(c for c in cases(60) if len(oracle(*c)) > 12)
     expected = oracle(model, prompt, config)
     for after in range(12):
         runner, cancel = ToyRunner(model), threading.Event()
         engine = SpeechEngine(runner, LAYOUT)
-        forwards = 0
-
-        def observe(*_: object) -> None:
-            nonlocal forwards
-            forwards += 1
-            if forwards > after:
-                cancel.set()
-
-        events = list(engine.generate(prompt, config, cancel=cancel, observer=observe))
+        watch = _CancelAfter(after, cancel)
+        events = list(engine.generate(prompt, config, cancel=cancel, observer=watch))
         done = events[-1]
         assert isinstance(done, DoneEvent)
         assert done.reason == "cancelled"
-        assert forwards == after + 1
+        assert watch.forwards == after + 1
         got = [i for e in events for i in e.ids]
         assert got == expected[: len(got)]
         assert engine.generate_ids(prompt, config) == expected
@@ -264,16 +269,13 @@ def test_first_pass_of_a_block_needs_no_second_row() -> None:
     """Guidance: a row of masks only has one hidden vector, whatever its length."""
     for model, prompt, config in cases(40)[2::4]:
         runner = ToyRunner(model)
-        steps: list[int] = []
+        ran: list[Step] = []
         engine = SpeechEngine(runner, LAYOUT)
         for _ in engine.generate(
-            prompt,
-            config,
-            observer=lambda step, *_: (
-                steps.append(step.block_step) if step.state is State.BLOCK else None
-            ),
+            prompt, config, observer=lambda step, *_, ran=ran: ran.append(step)
         ):
             pass
+        steps = [step.block_step for step in ran if step.state is State.BLOCK]
         second_rows = sum(scratch for _, _, scratch in runner.calls)
         assert second_rows == sum(s > 0 for s in steps) + bool(steps)
 

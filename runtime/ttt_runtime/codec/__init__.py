@@ -1,0 +1,1 @@
+"""Speech codecs: audio to speech tokens and back."""
