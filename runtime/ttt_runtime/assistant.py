@@ -1,0 +1,311 @@
+"""From sound to sound: hear a question, answer in text and speech as it comes.
+
+audio -> codes -> prompt ids -> engine events -> text and codes -> audio
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+
+from ttt_ref.config import GenerationConfig
+from ttt_ref.errors import ConfigError
+from ttt_runtime.audio import Audio, is_silent
+from ttt_runtime.bundle import Bundle, Verify
+from ttt_runtime.chooser import Exactness, FastOptions
+from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
+from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
+from ttt_runtime.prompt import PromptBuilder, Task, split_answer
+from ttt_runtime.timing import Timeline
+
+HEARD_NOTHING = "I heard nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that became final, to be appended to what came before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """Audio float32 [T] of the answer that became final."""
+
+    audio: Audio
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished turn; the last part.
+
+    Attributes:
+        task: answer, transcribe or speak.
+        heard: what the model says that it heard ("" if the model does not write it down).
+        text: the answer's text.
+        audio_seconds: length of the spoken answer.
+        reason: why it ended (see `events.DoneReason`), or `silence`.
+        history: ids of the whole conversation so far, to be given with the next turn.
+        timeline: what took how long.
+    """
+
+    task: Task
+    heard: str
+    text: str
+    audio_seconds: float
+    reason: DoneReason | str
+    history: tuple[int, ...]
+    timeline: Timeline
+
+
+Part = TextPart | AudioPart | Reply
+
+
+class Assistant:
+    """An engine, a codec and the prompts between them.
+
+    Args:
+        engine: the model.
+        prompts: the chat template.
+        tokenizer: audio to codes; None for a bundle that only speaks.
+        decoder: codes to audio; None answers in text only.
+        config: generation options.
+    """
+
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        prompts: PromptBuilder,
+        tokenizer: SpeechTokenizer | None,
+        decoder: SpeechDecoder | None,
+        config: GenerationConfig,
+    ) -> None:
+        self.engine = engine
+        self.prompts = prompts
+        self.tokenizer = tokenizer
+        self.decoder = decoder
+        self.config = config
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | PathLike[str],
+        device: str = "cpu",
+        exactness: Exactness = "exact",
+        *,
+        preset: str | None = None,
+        fast: FastOptions | None = None,
+        threads: int | None = None,
+        verify: Verify = "auto",
+    ) -> Assistant:
+        """Load model, codec and prompts of a bundle; `preset` None takes its first preset."""
+        bundle = Bundle.open(path, verify)
+        config = pick_preset(bundle, preset)
+        engine = SpeechEngine.from_bundle(
+            bundle, device, exactness, fast=fast, threads=threads, verify=verify
+        )
+        prompts = PromptBuilder.from_bundle(bundle)
+        tokenizer, decoder = load_codec(bundle, device, threads=threads)
+        return cls(engine, prompts, tokenizer, decoder, config)
+
+    def answer(
+        self,
+        audio: Audio,
+        *,
+        history: Sequence[int] = (),
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        speak: bool = True,
+    ) -> Iterator[Part]:
+        """Answer a spoken question.
+
+        Args:
+            audio: float32 [T] at the tokenizer's rate.
+            history: `Reply.history` of the turn before; empty begins a conversation.
+            seed: seed of all draws.
+            cancel: ends the answer before the next forward.
+            speak: False leaves out the sound.
+        """
+        return self._hear("answer", audio, history, seed, cancel, speak=speak)
+
+    def transcribe(
+        self, audio: Audio, *, seed: int = 0, cancel: threading.Event | None = None
+    ) -> Iterator[Part]:
+        """Write down what is said in audio float32 [T] at the tokenizer's rate."""
+        return self._hear("transcribe", audio, (), seed, cancel, speak=False)
+
+    def speak(
+        self, text: str, *, seed: int = 0, cancel: threading.Event | None = None
+    ) -> Iterator[Part]:
+        """Speak a text."""
+        content = self.prompts.encode_plain(text.strip())
+        if not content:
+            raise ConfigError("there is no text to speak; give at least one word")
+        return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
+
+    def _hear(
+        self,
+        task: Task,
+        audio: Audio,
+        history: Sequence[int],
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        timeline = Timeline()
+        self.prompts.prompts.system_text(task)  # a model without this task says so first
+        codes: Sequence[int] = ()
+        if not is_silent(audio):
+            with timeline.phase("encode", f"{len(audio)} samples"):
+                if self.tokenizer is None:
+                    raise ConfigError("this assistant was made without a speech tokenizer")
+                codes = self.tokenizer.encode(audio).tolist()
+        if not codes:
+            yield from self._heard_nothing(task, history, timeline, seed, cancel, speak=speak)
+            return
+        content = self.prompts.speech(codes)
+        yield from self._turn(task, content, history, timeline, seed, cancel, speak=speak)
+
+    def _heard_nothing(
+        self,
+        task: Task,
+        history: Sequence[int],
+        timeline: Timeline,
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        """Say so, in the model's voice if it has one; a transcript is simply empty."""
+        seconds = 0.0
+        if task == "answer":
+            yield TextPart(HEARD_NOTHING)
+            if speak and self.decoder is not None and "speak" in self.prompts.prompts.system:
+                content = self.prompts.encode_plain(HEARD_NOTHING)
+                for part in self._turn("speak", content, (), timeline, seed, cancel, speak=True):
+                    if isinstance(part, AudioPart):
+                        yield part
+                    elif isinstance(part, Reply):
+                        seconds = part.audio_seconds
+        timeline.finish()
+        text = HEARD_NOTHING if task == "answer" else ""
+        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline)
+
+    def _turn(
+        self,
+        task: Task,
+        content: Sequence[int],
+        history: Sequence[int],
+        timeline: Timeline,
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        before = list(history) or self.prompts.conversation(task)
+        prompt = before + self.prompts.user_turn(content)
+        voice = None
+        if speak and self.decoder is not None:
+            voice = _Voice(self.decoder, timeline)
+        text = _TextStream(self.prompts)
+        answer: list[int] = []
+        reason: DoneReason = "end"
+        for event in self.engine.generate(
+            prompt, self.config, seed=seed, cancel=cancel, observer=timeline.observe
+        ):
+            answer.extend(event.ids)
+            if isinstance(event, TextEvent):
+                if part := text.push(event.ids[0]):
+                    yield TextPart(part)
+            elif isinstance(event, SpeechEvent):
+                if voice is not None:
+                    layout = self.engine.layout
+                    codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
+                    yield from voice.push(codes)
+            elif isinstance(event, DoneEvent):
+                reason = event.reason
+        if voice is not None and reason != "cancelled":
+            yield from voice.finish()
+        timeline.finish()
+        heard, said = split_answer(
+            text.whole, transcript_first=task == "answer" and self.prompts.prompts.transcript_first
+        )
+        if task == "transcribe":
+            heard = said
+        rest = self.prompts.end_of_answer(answer)
+        seconds = 0.0 if voice is None else voice.seconds
+        yield Reply(task, heard, said, seconds, reason, tuple(prompt + answer + rest), timeline)
+
+
+class _TextStream:
+    """Decodes text ids one by one; bytes of an unfinished character wait for the rest."""
+
+    def __init__(self, prompts: PromptBuilder) -> None:
+        self._prompts = prompts
+        self._ids: list[int] = []
+        self.whole = ""
+
+    def push(self, token_id: int) -> str:
+        """Return the text that this id completes."""
+        self._ids.append(token_id)
+        text = self._prompts.decode(self._ids)
+        if text.endswith("\ufffd"):
+            return ""
+        new = text[len(self.whole) :]
+        self.whole = text
+        return new
+
+
+class _Voice:
+    """Decodes the codes of one answer as they come."""
+
+    def __init__(self, decoder: SpeechDecoder, timeline: Timeline) -> None:
+        self._stream: DecoderStream = decoder.stream()
+        self._rate_hz = decoder.sample_rate_hz
+        self._timeline = timeline
+        self._samples = 0
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio given so far."""
+        return self._samples / self._rate_hz
+
+    def push(self, codes: Sequence[int]) -> Iterator[AudioPart]:
+        """Give the audio that these codes complete, if any."""
+        if codes:
+            with self._timeline.phase("decode", f"{len(codes)} codes"):
+                audio = self._stream.push(np.array(codes, dtype=np.int64))
+            yield from self._part(audio)
+
+    def finish(self) -> Iterator[AudioPart]:
+        """Give the audio that was held back for its right context."""
+        with self._timeline.phase("decode", "finish"):
+            audio = self._stream.finish()
+        yield from self._part(audio)
+
+    def _part(self, audio: Audio) -> Iterator[AudioPart]:
+        if len(audio):
+            self._timeline.mark_first_audio()
+            self._samples += len(audio)
+            yield AudioPart(audio)
+
+
+def pick_preset(bundle: Bundle, name: str | None) -> GenerationConfig:
+    """Return a preset of the bundle by name, else a released one; None takes the bundle's first."""
+    presets = bundle.config.presets
+    if name is None:
+        return next(iter(presets.values()), None) or GenerationConfig.preset("script")
+    if name in presets:
+        return presets[name]
+    try:
+        return GenerationConfig.preset(name)
+    except ConfigError:
+        known = ", ".join(dict.fromkeys([*presets, "script", "paper"]))
+        raise ConfigError(f"unknown preset {name!r}; this bundle knows {known}") from None

@@ -1,0 +1,184 @@
+"""Sound files in: any format, rate and number of channels that libsndfile reads, within limits.
+
+A file is read in pieces of one second, mixed to one channel and resampled as it comes, so memory
+follows the limit and never the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from ttt_ref.errors import AudioError
+
+Audio = NDArray[np.float32]
+
+MAX_SECONDS: Final = 60.0
+# Bytes taken from stdin at most: a minute of 8 channels at 96 kHz in 32 bit is 184 MB.
+MAX_STDIN_BYTES: Final = 256 * 2**20
+MIN_RATE_HZ: Final = 1000
+MAX_RATE_HZ: Final = 768_000
+# Peak below which nothing was said: -60 dB of full scale, after removing a constant offset.
+SILENCE_PEAK: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Audio float32 [T] in one channel at `sample_rate_hz`, and what it was read from."""
+
+    audio: Audio
+    sample_rate_hz: int
+    source: str
+    source_rate_hz: int
+    source_channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.audio) / self.sample_rate_hz
+
+    @property
+    def is_silent(self) -> bool:
+        """True if nothing above -60 dB of full scale is in it."""
+        return is_silent(self.audio)
+
+
+def is_silent(audio: Audio) -> bool:
+    """Tell whether audio [T] holds nothing above -60 dB of full scale, apart from an offset."""
+    if len(audio) == 0:
+        return True
+    return bool(np.abs(audio - np.median(audio)).max() < SILENCE_PEAK)
+
+
+def read_audio(
+    source: str | os.PathLike[str], sample_rate_hz: int, *, max_seconds: float = MAX_SECONDS
+) -> Recording:
+    """Read a sound file, mixed to one channel and resampled to `sample_rate_hz`.
+
+    Args:
+        source: path, or `-` for stdin.
+        sample_rate_hz: rate wanted.
+        max_seconds: longest audio that is accepted.
+
+    Raises:
+        AudioError: no sound file, no samples, NaN or infinite samples, or too long.
+        OSError: the file cannot be opened.
+    """
+    if str(source) == "-":
+        with tempfile.TemporaryFile() as copy:
+            _copy_stdin(copy)
+            return _read(copy, "stdin", sample_rate_hz, max_seconds)
+    path = Path(source)
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder; give a sound file")
+    with path.open("rb") as file:  # opened by us: libsndfile's own messages name no reason
+        if not file.seekable():
+            with tempfile.TemporaryFile() as copy:
+                _copy(file, copy, str(path))
+                return _read(copy, str(path), sample_rate_hz, max_seconds)
+        return _read(file, str(path), sample_rate_hz, max_seconds)
+
+
+def _copy_stdin(copy: Any) -> None:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise AudioError("stdin is a terminal; pipe a sound file into it, or give a path")
+    _copy(sys.stdin.buffer, copy, "stdin")
+
+
+def _copy(stream: Any, copy: Any, name: str) -> None:
+    left = MAX_STDIN_BYTES
+    while left > 0 and (piece := stream.read(min(left, 1 << 20))):
+        copy.write(piece)
+        left -= len(piece)
+    if left == 0 and stream.read(1):
+        raise AudioError(f"{name} gives more than {MAX_STDIN_BYTES >> 20} MiB; cut it")
+    if copy.tell() == 0:
+        raise AudioError(f"{name} is empty; expected a sound file")
+    copy.seek(0)
+
+
+def _read(file: BinaryIO | Any, name: str, rate_hz: int, max_seconds: float) -> Recording:
+    try:
+        sound = soundfile.SoundFile(file)
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise AudioError(
+            f"{name} is not a sound file that can be read ({_reason(error)}); "
+            "expected wav, flac, ogg, mp3 or another format of libsndfile"
+        ) from None
+    with sound:
+        source_hz = sound.samplerate
+        if not MIN_RATE_HZ <= source_hz <= MAX_RATE_HZ:
+            raise AudioError(
+                f"{name} has a sample rate of {source_hz} Hz; expected {MIN_RATE_HZ} .. "
+                f"{MAX_RATE_HZ} Hz"
+            )
+        limit = int(max_seconds * source_hz)
+        if sound.frames > limit and sound.frames < 2**62:  # a pipe's header may say "unknown"
+            raise AudioError(_too_long(name, sound.frames / source_hz, max_seconds))
+        try:
+            pieces = _pieces(sound, name, rate_hz, limit, max_seconds)
+        except soundfile.SoundFileError as error:
+            raise AudioError(f"{name} breaks off or is damaged ({_reason(error)})") from None
+        audio = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        if not pieces:
+            raise AudioError(f"{name} holds no samples; record it again")
+        return Recording(audio, rate_hz, name, source_hz, sound.channels)
+
+
+def _pieces(sound: Any, name: str, rate_hz: int, limit: int, max_seconds: float) -> list[Audio]:
+    source_hz = sound.samplerate
+    resampler = None
+    if source_hz != rate_hz:
+        resampler = soxr.ResampleStream(source_hz, rate_hz, 1, dtype="float32", quality="HQ")
+    pieces: list[Audio] = []
+    seen = 0
+    while len(block := sound.read(source_hz, dtype="float32", always_2d=True)):
+        seen += len(block)
+        if seen > limit:
+            raise AudioError(_too_long(name, None, max_seconds))
+        if not np.isfinite(block).all():
+            raise AudioError(f"{name} holds NaN or infinite samples; it is damaged, export it anew")
+        # float64: the sum of full-scale 32-bit float channels stays finite.
+        mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        pieces.append(mono if resampler is None else resampler.resample_chunk(mono))
+    if resampler is not None and seen:
+        pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    return pieces
+
+
+def _too_long(name: str, seconds: float | None, max_seconds: float) -> str:
+    length = "longer" if seconds is None else f"{seconds:.0f} s long"
+    return (
+        f"{name} is {length}; at most {max_seconds:.0f} s are accepted, cut it or raise "
+        "--max-seconds"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", None) or str(error)
+    return str(text).strip().rstrip(".").replace("\n", " ")
+
+
+def require_output_device() -> Any:
+    """Return the sounddevice module if it can play; AudioError if not."""
+    try:
+        import sounddevice  # only --play needs it
+    except (ImportError, OSError):
+        raise AudioError(
+            "playing needs sounddevice and PortAudio; run: pip install 'ttt-edge[mic]', "
+            "or leave out --play"
+        ) from None
+    try:
+        sounddevice.query_devices(kind="output")
+    except Exception:  # sounddevice.PortAudioError and ValueError, by version
+        raise AudioError("this machine has no audio output device; leave out --play") from None
+    return sounddevice

@@ -1,0 +1,40 @@
+"""The one door of every command line: parse, run, and turn errors into one line and a code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from ttt_ref.errors import EXIT_USER_ERROR, exit_on_error
+
+# The error that typer raises for arguments it cannot parse (its click is vendored since 0.26).
+_ParseError: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException
+EXIT_TERMINATED = 143
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    # Unwinds the stack, so that half-written files are removed as with Ctrl-C.
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a typer application and leave the process.
+
+    Exit codes: 0, 2 for errors of the user (one line on stderr), 130 for Ctrl-C, 143 for TERM.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    with exit_on_error():
+        try:
+            code = app(standalone_mode=False)
+        except _ParseError as error:
+            message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+            print(f"error: {message or 'nothing to do'}; see --help", file=sys.stderr)
+            raise SystemExit(EXIT_USER_ERROR) from None
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        # Output that cannot be written (a full disk, a closed pipe) must be an error too.
+        sys.stdout.flush()
+    raise SystemExit(code if isinstance(code, int) else 0)
