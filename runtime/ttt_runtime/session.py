@@ -137,11 +137,7 @@ class GraphSession:
         ort = import_onnxruntime()
         provider = check_device(settings.device)
         options = ort.SessionOptions()
-        options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        for key, value in spec.attributes.items():
-            if key.startswith("session."):  # onnxruntime options that the graph was made for
-                options.add_session_config_entry(key, str(value))
         for key, value in spec.attributes.items():
             if key in SESSION_ATTRIBUTES:
                 options.add_session_config_entry(key, str(value))
@@ -154,6 +150,7 @@ class GraphSession:
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = settings.thread_count
+            options.inter_op_num_threads = 1
         try:
             self.ort_session: Any = ort.InferenceSession(
                 str(path), sess_options=options, providers=[provider]
