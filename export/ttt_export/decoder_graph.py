@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ttt_export.linear import NUMPY_FLOATS, Matrix, Quantize, cast, emit_linear
+from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear
 from ttt_export.weights import Float32Array, WeightSource, tensor
 from ttt_export.writer import ONNX_TYPES, GraphWriter
 from ttt_quant.scheme import Scheme
@@ -37,7 +37,7 @@ def fused_matrix(source: WeightSource, name: str, tensors: list[str]) -> Matrix:
         rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return np.ascontiguousarray(rows.T)
 
-    return Matrix(name, width, int(edges[-1]), columns)
+    return Matrix(name, width, int(edges[-1]), columns, tuple(tensors))
 
 
 def layer_matrices(source: WeightSource, index: int) -> dict[str, Matrix]:
@@ -63,7 +63,7 @@ class DecoderEmitter:
         config: shape of the model.
         spec: the graph's inputs and outputs.
         choose: scheme of a matrix by name and K.
-        quantize: makes integers of a column chunk.
+        quantizer: makes integers, after it has seen the layer.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class DecoderEmitter:
         config: ModelConfig,
         spec: GraphSpec,
         choose: ChooseScheme,
-        quantize: Quantize,
+        quantizer: LayerQuantizer,
     ) -> None:
         self._writer = writer
         self._config = config
         self._spec = spec
         self._choose = choose
-        self._quantize = quantize
+        self._quantizer = quantizer
         self._compute = spec.input("embeds").dtype
 
     def emit(self, source: WeightSource) -> None:
@@ -86,7 +86,8 @@ class DecoderEmitter:
         cos, sin = self._rotary_angles()
         x = "embeds"
         for index in range(self._config.num_hidden_layers):
-            x = self._layer(source, index, x, cos, sin)
+            layer = self._quantizer.prepare_layer(index, source)
+            x = self._layer(layer, index, x, cos, sin)
         self._norm(source, "model.norm.weight", "norm", x, output="hidden")
         self._writer.finish(self._spec)
 
@@ -126,7 +127,7 @@ class DecoderEmitter:
 
     def _linear(self, x: str, matrix: Matrix) -> str:
         scheme = self._choose(matrix.name, matrix.inputs)
-        return emit_linear(self._writer, x, matrix, scheme, self._compute, self._quantize)
+        return emit_linear(self._writer, x, matrix, scheme, self._compute, self._quantizer)
 
     def _split(self, x: str, sizes: list[int], outputs: list[str]) -> list[str]:
         sizes_name = self._writer.constant(

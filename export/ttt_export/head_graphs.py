@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ttt_export.linear import Matrix, Quantize, cast, emit_linear
+from ttt_export.linear import LayerQuantizer, Matrix, cast, emit_linear
 from ttt_export.weights import Float32Array, WeightSource
 from ttt_export.writer import GraphWriter
 from ttt_quant.scheme import Scheme
@@ -37,14 +37,14 @@ def emit_head(
     config: ModelConfig,
     layout: TokenLayout,
     scheme: Scheme,
-    quantize: Quantize,
+    quantizer: LayerQuantizer,
 ) -> None:
     """Write one head; `spec.name` says which."""
     is_text = spec.name == TEXT_HEAD
     start, stop = (0, layout.audio_start) if is_text else (layout.audio_start, config.vocab_size)
     matrix = head_matrix(source, head_tensor(config), spec.name, start, stop)
     compute = spec.input("hidden").dtype
-    logits = emit_linear(writer, "hidden", matrix, scheme, compute, quantize)
+    logits = emit_linear(writer, "hidden", matrix, scheme, compute, quantizer)
     if compute != "float32":
         logits = cast(writer, logits, "logits.wide", "float32")
     if is_text:

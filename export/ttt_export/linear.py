@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ttt_export.writer import GraphWriter
+from ttt_export.weights import WeightSource
+from ttt_export.writer import ONNX_TYPES, GraphWriter
 from ttt_quant.scheme import BlockQuantized, Float32Array, Scheme, pack_nibbles
 
 NUMPY_FLOATS: dict[str, type] = {
@@ -32,20 +34,35 @@ COLUMN_CHUNK = 4096
 class Matrix:
     """W [K, N], read a range of columns at a time (they are rows of the checkpoint's tensor).
 
-    `columns(start, stop)` returns float32 [K, stop - start].
+    `columns(start, stop)` returns float32 [K, stop - start]; `tensors` names the checkpoint's
+    tensors [N_i, K] that stand side by side in W.
     """
 
     name: str
     inputs: int
     outputs: int
     columns: Callable[[int, int], Float32Array]
+    tensors: tuple[str, ...] = ()
 
     def whole(self) -> Float32Array:
         """Return all of W, float32 [K, N]."""
         return self.columns(0, self.outputs)
 
 
-Quantize = Callable[[Float32Array, Scheme, str], BlockQuantized]
+class LayerQuantizer(Protocol):
+    """Makes integers; one that calibrates wants to see each layer before it is emitted."""
+
+    def prepare_layer(self, index: int, source: WeightSource) -> WeightSource:
+        """Return the weights from which layer `index` is to be emitted."""
+        ...
+
+    def prepare_heads(self, source: WeightSource) -> None:
+        """Announce that all layers are emitted and the heads follow."""
+        ...
+
+    def quantize(self, weight: Float32Array, scheme: Scheme, name: str) -> BlockQuantized:
+        """Quantize a column chunk [K, n] of the matrix `name`."""
+        ...
 
 
 def column_ranges(outputs: int, chunk: int = COLUMN_CHUNK) -> Iterator[tuple[int, int]]:
@@ -60,7 +77,7 @@ def emit_linear(
     matrix: Matrix,
     scheme: Scheme,
     compute: str,
-    quantize: Quantize,
+    quantizer: LayerQuantizer,
 ) -> str:
     """Add x [..., K] @ W [K, N] and return the product's name.
 
@@ -70,11 +87,11 @@ def emit_linear(
         matrix: the weight.
         scheme: storage of the weight, fitted to K.
         compute: float type that the graph computes with.
-        quantize: makes integers of a column chunk (chunk, scheme, matrix name).
+        quantizer: makes integers of a column chunk.
     """
     name = matrix.name
     if scheme.is_integer:
-        weight = _quantized_weight(writer, matrix, scheme, compute, quantize)
+        weight = _quantized_weight(writer, matrix, scheme, compute, quantizer)
     else:
         weight = _float_weight(writer, matrix, scheme.kind)
         if scheme.kind != compute:
@@ -84,13 +101,11 @@ def emit_linear(
 
 def cast(writer: GraphWriter, x: str, output: str, dtype: str) -> str:
     """Add a Cast to a float type and return its output's name."""
-    from ttt_export.writer import ONNX_TYPES
-
     return writer.node("Cast", [x], output, to=ONNX_TYPES[dtype])
 
 
 def _float_weight(writer: GraphWriter, matrix: Matrix, kind: str) -> str:
-    whole = np.empty((matrix.inputs, matrix.outputs), dtype=NUMPY_FLOATS[kind])
+    whole: NDArray[Any] = np.empty((matrix.inputs, matrix.outputs), dtype=NUMPY_FLOATS[kind])
     for start, stop in column_ranges(matrix.outputs):
         whole[:, start:stop] = matrix.columns(start, stop)
     shape = (matrix.inputs, matrix.outputs)
@@ -98,14 +113,14 @@ def _float_weight(writer: GraphWriter, matrix: Matrix, kind: str) -> str:
 
 
 def _quantized_weight(
-    writer: GraphWriter, matrix: Matrix, scheme: Scheme, compute: str, quantize: Quantize
+    writer: GraphWriter, matrix: Matrix, scheme: Scheme, compute: str, quantizer: LayerQuantizer
 ) -> str:
     name, blocks = matrix.name, matrix.inputs // scheme.block
     codes = np.empty((matrix.inputs, matrix.outputs), dtype=np.int8)
-    scales = np.empty((blocks, matrix.outputs), dtype=NUMPY_FLOATS[compute])
+    scales: NDArray[Any] = np.empty((blocks, matrix.outputs), dtype=NUMPY_FLOATS[compute])
     zeros: NDArray[np.int8] | None = None
     for start, stop in column_ranges(matrix.outputs):
-        part = quantize(matrix.columns(start, stop), scheme, name)
+        part = quantizer.quantize(matrix.columns(start, stop), scheme, name)
         codes[:, start:stop] = part.codes
         scales[:, start:stop] = part.scales
         if part.zeros is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +19,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from ttt_ref.checkpoint import weight_files
 from ttt_ref.errors import CheckpointError
 
 Float32Array = NDArray[np.float32]
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 * 2**20
 
 _DTYPES: Mapping[str, Any] = {
@@ -72,59 +71,16 @@ class _Entry:
     offset: int
 
 
-class SafetensorsFile:
-    """The tensors of one safetensors file, checked against the file's size when opened."""
+class SafetensorsTensors:
+    """The tensors of some safetensors files.
 
-    def __init__(self, path: Path) -> None:
-        self.entries = dict(_read_header(path))
-
-
-class CheckpointWeights:
-    """The tensors of a checkpoint folder: one safetensors file, or shards with an index.
-
-    Raises CheckpointError for a missing or truncated file, a shard that lacks a tensor of the
-    index, and element types that are no floats.
+    Raises CheckpointError for a truncated file and element types that are no floats.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self._entries: dict[str, _Entry] = {}
-        self.files: list[Path] = []
-        index_path = folder / INDEX_FILE
-        if (folder / SINGLE_FILE).is_file():
-            self._add(folder / SINGLE_FILE)
-        elif index_path.is_file():
-            self._add_shards(folder, index_path)
-        else:
-            raise CheckpointError(
-                f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; "
-                "pickled weights are not read, convert them to safetensors"
-            )
-
-    def _add(self, path: Path) -> None:
-        self.files.append(path)
-        self._entries.update(_read_header(path))
-
-    def _add_shards(self, folder: Path, index_path: Path) -> None:
-        try:
-            weight_map = json.loads(index_path.read_bytes())["weight_map"]
-            shards = sorted({str(value) for value in weight_map.values()})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise CheckpointError(f"{index_path} is damaged; download it again") from None
-        for shard in shards:
-            if Path(shard).name != shard:
-                raise CheckpointError(f"{index_path} names the shard {shard!r} outside its folder")
-            if not (folder / shard).is_file():
-                raise CheckpointError(
-                    f"{folder} lacks the shard {shard} ({len(shards)} in the index); "
-                    "download it again"
-                )
-            self._add(folder / shard)
-        absent = sorted(set(weight_map) - set(self._entries))
-        if absent:
-            raise CheckpointError(
-                f"{folder}: shard {weight_map[absent[0]]} lacks the tensor {absent[0]}; "
-                "download it again"
-            )
+        for path in files:
+            self._entries.update(_read_header(path))
 
     def names(self) -> list[str]:
         """Return all tensor names."""
@@ -158,6 +114,13 @@ class CheckpointWeights:
             raise CheckpointError(f"{entry.path} became shorter while reading {name}")
         flat = np.frombuffer(data, dtype=entry.dtype)
         return flat.astype(np.float32).reshape((stop - start, *entry.shape[1:]))
+
+
+class CheckpointWeights(SafetensorsTensors):
+    """The tensors of a checkpoint folder: one safetensors file, or shards with an index."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(weight_files(folder))
 
 
 def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:

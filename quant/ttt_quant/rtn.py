@@ -20,7 +20,8 @@ def symmetric_scales(weight: Float32Array, bits: int, block: int) -> Float32Arra
     """Return scales [K / block, N] that map the largest magnitude to the largest code."""
     _, largest = code_range(bits)
     peak = np.abs(in_blocks(weight, block)).max(axis=1)
-    return np.maximum(peak / np.float32(largest), TINY_SCALE).astype(np.float32)
+    scales: Float32Array = np.maximum(peak / np.float32(largest), TINY_SCALE).astype(np.float32)
+    return scales
 
 
 def asymmetric_scales(

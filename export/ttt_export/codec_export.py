@@ -1,0 +1,76 @@
+"""Find the checkpoint's speech codec and have its own exporter write it into the bundle."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ttt_export.source import Checkpoint
+from ttt_ref.errors import CheckpointError, ExportError
+from ttt_runtime.bundle import BundleWriter
+from ttt_runtime.bundle_config import CodecEntry
+
+CODEC_FOLDER = "codec"
+BUILTIN = "ttt_export.codec.builtin"
+GLM4VOICE = "ttt_export.codec.glm4voice"
+
+
+def export_codec(
+    checkpoint: Checkpoint,
+    bundle: BundleWriter,
+    engine: str,
+    speech_tokenizer: Path | None = None,
+    speech_decoder: Path | None = None,
+) -> CodecEntry | None:
+    """Write the codec's graphs and return its entry; None for a checkpoint without a codec.
+
+    The exporters are `export_builtin(folder, bundle, engine)` and
+    `export_glm4voice(speech_tokenizer, speech_decoder, bundle, engine)`; both return the entry.
+
+    Args:
+        checkpoint: its config.json names the codec under `ttt_codec`; the files of the built-in
+            codec lie in its `codec` folder.
+        bundle: where the graphs go.
+        engine: what they are made for.
+        speech_tokenizer: folder of the GLM-4-Voice speech tokenizer.
+        speech_decoder: folder of the GLM-4-Voice speech decoder.
+
+    Raises:
+        CheckpointError: the codec's type is unknown or its files are missing.
+        ExportError: only one half of a GLM-4-Voice codec was given.
+    """
+    if (speech_tokenizer is None) != (speech_decoder is None):
+        raise ExportError("--speech-tokenizer and --speech-decoder belong together; give both")
+    if speech_tokenizer is not None and speech_decoder is not None:
+        entry = _exporter(GLM4VOICE, "export_glm4voice")(
+            speech_tokenizer, speech_decoder, bundle, engine
+        )
+        return _checked(entry)
+    named = checkpoint.raw_config.get("ttt_codec")
+    if named is None:
+        return None
+    kind = named.get("type") if isinstance(named, Mapping) else None
+    if kind == "glm4voice":
+        return None  # its weights are separate downloads; the two options name them
+    if kind != "builtin":
+        raise CheckpointError(
+            f"{checkpoint.path}: config.json: ttt_codec type is {kind!r}; "
+            "expected 'builtin' or 'glm4voice'"
+        )
+    folder = checkpoint.path / CODEC_FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{checkpoint.path} names the built-in codec but has no {CODEC_FOLDER} folder"
+        )
+    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine))
+
+
+def _exporter(module: str, function: str) -> Any:
+    return getattr(importlib.import_module(module), function)
+
+
+def _checked(entry: Any) -> CodecEntry:
+    assert isinstance(entry, CodecEntry), f"a codec exporter returned {type(entry).__name__}"
+    return entry

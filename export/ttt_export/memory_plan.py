@@ -1,0 +1,130 @@
+"""Say how much memory and disk an export takes, before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from ttt_export.executors import WHOLE_BYTES
+from ttt_export.linear import COLUMN_CHUNK
+from ttt_export.quality import CHUNK_ROWS
+from ttt_export.source import Checkpoint, expected_shapes
+from ttt_quant.recipe import Recipe
+from ttt_quant.scheme import Scheme
+from ttt_ref.errors import ExportError
+
+# Interpreter, torch, onnx and onnxruntime once loaded, measured: 420 MiB.
+BASE_BYTES = 450 * 2**20
+# Sessions, sequences, hidden states and allocator slack.
+MARGIN = 1.15
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that an export takes.
+
+    Attributes:
+        peak_bytes: largest resident memory expected.
+        stage: which stage sets the peak.
+        bundle_bytes: size of the model's part of the bundle.
+        available_bytes: memory that the machine can give without swapping.
+    """
+
+    peak_bytes: int
+    stage: str
+    bundle_bytes: int
+    available_bytes: int
+
+    def lines(self) -> list[str]:
+        """Return the plan as text."""
+        return [
+            f"peak resident memory: about {_gib(self.peak_bytes)} ({self.stage})",
+            f"bundle on disk: about {_gib(self.bundle_bytes)} (without codec)",
+            f"memory available now: {_gib(self.available_bytes)}",
+        ]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def stored_bytes(inputs: int, outputs: int, scheme: Scheme, compute_bytes: int) -> int:
+    """Return the size of a matrix as it is stored, scales included."""
+    size = inputs * outputs * scheme.bits // 8
+    if scheme.is_integer:
+        size += inputs // scheme.block * outputs * compute_bytes
+    return size
+
+
+def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
+    """Plan an export; reads the machine's free memory, touches no weight."""
+    config = checkpoint.model
+    hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    kv = config.num_key_value_heads * config.head_dim
+    compute = 4 if recipe.compute == "float32" else 2
+    parts = {
+        "attn.qkv": (hidden, hidden + 2 * kv),
+        "attn.out": (hidden, hidden),
+        "mlp.gate_up": (hidden, 2 * wide),
+        "mlp.down": (wide, hidden),
+    }
+
+    def size(name: str, shape: tuple[int, int]) -> int:
+        scheme = recipe.scheme(name, layers).fitted(shape[0])
+        return stored_bytes(*shape, scheme, compute)
+
+    layer_sizes = [
+        {part: size(f"layers.{i}.{part}", shape) for part, shape in parts.items()}
+        for i in range(layers)
+    ]
+    start = checkpoint.layout.audio_start
+    heads = {
+        "text_head": size("text_head", (hidden, start)),
+        "speech_head": size("speech_head", (hidden, config.vocab_size - start)),
+    }
+    table = config.vocab_size * hidden * {"float32": 4, "float16": 2, "int8": 1}[recipe.embeddings]
+    decoder = sum(sum(sizes.values()) for sizes in layer_sizes)
+    largest_layer = max(sum(sizes.values()) for sizes in layer_sizes)
+    largest_part = max(max(sizes.values()) for sizes in layer_sizes)
+    float_layer = 4 * sum(k * n for k, n in parts.values())
+    chunk = 4 * COLUMN_CHUNK * max(hidden, wide)
+    calibrating = recipe.algorithms() & {"gptq", "awq"}
+    stages = {
+        # A matrix as it will be stored, beside column chunks in float32 (weights, codes, scratch).
+        "writing": max(largest_part, max(heads.values())) + 6 * chunk,
+        # onnxruntime holds the file's pages, the repacked weights and, while packing, a copy.
+        "validating the decoder": float_layer
+        + 3 * (decoder if decoder <= WHOLE_BYTES else largest_layer),
+        "validating the heads": 3 * max(heads.values())
+        + 4 * max(heads.values()) * _expansion(recipe, layers),
+        "measuring quality": 2 * sum(heads.values()) + 4 * 8 * CHUNK_ROWS * config.vocab_size,
+    }
+    if calibrating:
+        stages["calibrating"] = 2 * float_layer + 16 * wide * wide
+    stage = max(stages, key=lambda name: stages[name])
+    return MemoryPlan(
+        peak_bytes=BASE_BYTES + int(MARGIN * stages[stage]),
+        stage=stage,
+        bundle_bytes=decoder + sum(heads.values()) + table + _small(checkpoint),
+        available_bytes=psutil.virtual_memory().available,
+    )
+
+
+def _expansion(recipe: Recipe, layers: int) -> int:
+    return 1 if recipe.scheme("text_head", layers).is_integer else 0
+
+
+def _small(checkpoint: Checkpoint) -> int:
+    shapes = expected_shapes(checkpoint.model).values()
+    return sum(4 * shape[0] for shape in shapes if len(shape) == 1)
+
+
+def check_memory(plan: MemoryPlan) -> None:
+    """Raise ExportError when the machine would have to swap."""
+    if plan.peak_bytes > plan.available_bytes:
+        raise ExportError(
+            f"this export needs about {_gib(plan.peak_bytes)} of memory ({plan.stage}) and "
+            f"{_gib(plan.available_bytes)} are available; close programs, use a larger machine "
+            "or a narrower precision"
+        )

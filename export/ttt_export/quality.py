@@ -1,0 +1,128 @@
+"""Measure an export's choices against the checkpoint's, on whole conversations.
+
+Text: the next token at every text position. Speech: for each audio run of a sequence, what stands
+before it plus a block of masks; compared are the tokens that a first pass of two would reveal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_export.cases import Case, Pass
+from ttt_export.executors import Written, executor_for
+from ttt_export.reference_stream import StreamedReference
+from ttt_quant.report import (
+    ChoiceMeter,
+    Choices,
+    EndTags,
+    end_tag_ranks,
+    log_softmax,
+    summarize_ranks,
+)
+from ttt_ref.config import TokenLayout
+from ttt_runtime.graph_spec import SPEECH_HEAD, TEXT_HEAD
+
+IntArray = NDArray[np.int64]
+Float32Array = NDArray[np.float32]
+
+BLOCK = 26
+# Positions compared at most, so that a vocabulary of 168,072 stays a matter of seconds.
+MAX_TEXT_ROWS = 512
+MAX_BLOCKS = 24
+# Logits of this many rows are in memory at a time (times the vocabulary, times 8 bytes).
+CHUNK_ROWS = 32
+
+
+def text_rows(ids: IntArray, layout: TokenLayout) -> IntArray:
+    """Return the positions whose next token is text."""
+    return np.flatnonzero(ids[1:] < layout.audio_start).astype(np.int64)
+
+
+def masked_blocks(ids: IntArray, layout: TokenLayout) -> Iterator[IntArray]:
+    """Yield, for each audio run, what stands before it followed by a block of masks."""
+    is_audio = ids >= layout.audio_start
+    starts = np.flatnonzero(is_audio & ~np.concatenate(([False], is_audio[:-1])))
+    for start in starts:
+        if start:
+            yield np.concatenate((ids[:start], np.full(BLOCK, layout.mask_id, np.int64)))
+
+
+def _spread(items: Sequence[IntArray], limit: int) -> list[IntArray]:
+    """Return at most `limit` items, evenly spread."""
+    step = max(1, -(-len(items) // limit))
+    return list(items[::step])
+
+
+class GraphLogits:
+    """Logits over the whole vocabulary from a bundle's two heads."""
+
+    def __init__(self, written: Written) -> None:
+        self._heads = [written.session(name) for name in (TEXT_HEAD, SPEECH_HEAD)]
+        self._dtype = np.float16 if _half(written) else np.float32
+
+    def __call__(self, hidden: Float32Array) -> Float32Array:
+        """Return logits [N, V] of hidden rows [N, hidden]."""
+        rows = hidden.astype(self._dtype)
+        text, speech = self._heads
+        bias = np.zeros(1, np.float32)
+        (low,) = text.run({"hidden": rows, "end_bias": bias}, ["logits"])
+        (high,) = speech.run({"hidden": rows}, ["logits"])
+        return np.concatenate((low, high), axis=1)
+
+
+def _half(written: Written) -> bool:
+    return written.specs[TEXT_HEAD].input("hidden").dtype == "float16"
+
+
+def measure_quality(
+    reference: StreamedReference, written: Written, sequences: Sequence[IntArray]
+) -> tuple[Choices, Choices, EndTags]:
+    """Compare choices on sequences of ids.
+
+    Args:
+        reference: the checkpoint itself.
+        written: the graphs, with the session options that they ship with.
+        sequences: whole conversations.
+
+    Returns:
+        Text choices, speech choices, ranks of the end tags.
+    """
+    layout = written.layout
+    blocks = [block for ids in sequences for block in masked_blocks(ids, layout)]
+    blocks = _spread(blocks, MAX_BLOCKS)
+    everything = [*sequences, *blocks]
+    want = reference.hidden(everything)
+    cases = [Case("quality", (Pass(tuple(ids.tolist()), 0),)) for ids in everything]
+    got = [passes[0] for passes in executor_for(written).hidden(cases)]
+    logits = GraphLogits(written)
+
+    text = ChoiceMeter()
+    rows = [text_rows(ids, layout) for ids in sequences]
+    keep = max(1, -(-sum(map(len, rows)) // MAX_TEXT_ROWS))
+    for number, positions in enumerate(rows):
+        for chunk in _chunks(positions[::keep]):
+            text.add(reference.logits(want[number][chunk]), logits(got[number][chunk]))
+
+    speech, ranks_want, ranks_got = ChoiceMeter(), [], []
+    tags = [tag - layout.audio_start for tag in layout.end_ids]
+    for number in range(len(sequences), len(everything)):
+        a = reference.logits(want[number][-BLOCK:])
+        b = logits(got[number][-BLOCK:])
+        a[:, layout.im_end_id] = b[:, layout.im_end_id] = -np.inf
+        revealed = np.argsort(-log_softmax(a).max(axis=1), kind="stable")[: BLOCK // 2]
+        speech.add(a[revealed], b[revealed])
+        ranks_want.append(end_tag_ranks(a[:, layout.audio_start :], tags))
+        ranks_got.append(end_tag_ranks(b[:, layout.audio_start :], tags))
+    empty = np.zeros((0, len(tags)), np.int64)
+    ranks = summarize_ranks(
+        np.concatenate([empty, *ranks_want]), np.concatenate([empty, *ranks_got])
+    )
+    return text.result(), speech.result(), ranks
+
+
+def _chunks(positions: IntArray) -> Iterator[IntArray]:
+    for start in range(0, len(positions), CHUNK_ROWS):
+        yield positions[start : start + CHUNK_ROWS]

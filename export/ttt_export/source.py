@@ -1,0 +1,140 @@
+"""Open a checkpoint from a folder or the hub, and check it before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from ttt_export.weights import CheckpointWeights, WeightSource
+from ttt_ref.checkpoint import read_config, read_layout, read_model_config
+from ttt_ref.config import ModelConfig, TokenLayout
+from ttt_ref.errors import CheckpointError
+from ttt_ref.tokenizer_files import load_tokenizer
+
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint ready to be exported; its weights are read tensor by tensor."""
+
+    path: Path
+    raw_config: Mapping[str, Any]
+    model: ModelConfig
+    layout: TokenLayout
+    tokenizer: Tokenizer
+    weights: WeightSource
+    stored_bytes: int
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every tensor that the graphs are made of."""
+    hidden, wide = config.hidden_size, config.intermediate_size
+    query = config.num_attention_heads * config.head_dim
+    kv = config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (hidden,),
+            f"{layer}.post_attention_layernorm.weight": (hidden,),
+            f"{layer}.self_attn.q_proj.weight": (query, hidden),
+            f"{layer}.self_attn.q_proj.bias": (query,),
+            f"{layer}.self_attn.k_proj.weight": (kv, hidden),
+            f"{layer}.self_attn.k_proj.bias": (kv,),
+            f"{layer}.self_attn.v_proj.weight": (kv, hidden),
+            f"{layer}.self_attn.v_proj.bias": (kv,),
+            f"{layer}.self_attn.o_proj.weight": (hidden, query),
+            f"{layer}.mlp.gate_proj.weight": (wide, hidden),
+            f"{layer}.mlp.up_proj.weight": (wide, hidden),
+            f"{layer}.mlp.down_proj.weight": (hidden, wide),
+        }
+    return shapes
+
+
+def check_shapes(folder: Path, config: ModelConfig, weights: WeightSource) -> None:
+    """Raise CheckpointError unless all tensors are there in the shapes of config.json."""
+    have = set(weights.names())
+    expected = expected_shapes(config)
+    missing = [name for name in expected if name not in have]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}; "
+            "download the checkpoint again"
+        )
+    for name, shape in expected.items():
+        if weights.shape(name) != shape:
+            raise CheckpointError(
+                f"{folder}: weight {name} has shape {list(weights.shape(name))}, "
+                f"config.json asks for {list(shape)}"
+            )
+
+
+def open_checkpoint(path: str | os.PathLike[str], adapter: str | Path | None = None) -> Checkpoint:
+    """Open and check a checkpoint folder.
+
+    Args:
+        path: folder in the released format.
+        adapter: folder of a PEFT LoRA adapter to merge in, or None.
+
+    Raises:
+        CheckpointError: whatever is missing, damaged or does not fit together.
+    """
+    folder = Path(path)
+    raw = read_config(folder)
+    config = read_model_config(folder)
+    tokenizer = load_tokenizer(folder)
+    layout = read_layout(folder, tokenizer)
+    stored = CheckpointWeights(folder)
+    check_shapes(folder, config, stored)
+    weights: WeightSource = stored
+    if adapter is not None:
+        from ttt_export.adapters import merge_adapter
+
+        weights = merge_adapter(stored, Path(adapter))
+    return Checkpoint(folder, raw, config, layout, tokenizer, weights, stored.stored_bytes())
+
+
+def find_checkpoint(
+    model: str, *, revision: str | None = None, local_files_only: bool = False
+) -> Path:
+    """Return the folder of a checkpoint: `model` is a folder, or an `org/name` of the hub.
+
+    Downloads resume where they stopped; `HF_HUB_OFFLINE` and the other variables of
+    huggingface_hub hold. `revision` belongs to hub names only.
+
+    Raises:
+        CheckpointError: the folder or the repository cannot be had.
+    """
+    if Path(model).exists():
+        if revision is not None:
+            raise CheckpointError(f"{model} is a folder; --revision belongs to hub names")
+        return Path(model)
+    parts = model.split("/")
+    if len(parts) != 2 or not all(parts) or model.startswith((".", "~")):
+        raise CheckpointError(f"no checkpoint folder at {model}, and it is no hub name (org/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=HUB_PATTERNS,
+            )
+        )
+    except Exception as error:  # many classes over the library's versions and its HTTP client
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = " (offline: only downloaded files are used)" if local_files_only else ""
+        raise CheckpointError(f"hub checkpoint {model} cannot be had{offline}: {reason}") from None

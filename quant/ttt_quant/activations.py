@@ -1,0 +1,58 @@
+"""What calibration remembers of a matrix's inputs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_quant.scheme import Float32Array
+
+# Share of the mean diagonal that is added before the factorization, as GPTQ's authors do.
+DAMPING = 0.01
+
+
+class Activations:
+    """Second moments and mean magnitudes of the rows x [K] that a matrix W [K, N] receives.
+
+    Args:
+        width: K.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self._moments: NDArray[np.float32] = np.zeros((width, width), np.float32)
+        self._magnitudes: NDArray[np.float64] = np.zeros(width, np.float64)
+
+    def add(self, rows: Float32Array) -> None:
+        """Take in rows [L, K]."""
+        self._moments += rows.T @ rows
+        self._magnitudes += np.abs(rows).sum(axis=0)
+        self.count += len(rows)
+
+    def rescale(self, factor: Float32Array) -> None:
+        """Multiply every row seen by `factor` [K], as if the inputs had been made so."""
+        self._moments *= factor[:, None] * factor[None, :]
+        self._magnitudes *= factor
+        self.__dict__.pop("inverse_factor", None)
+
+    @property
+    def mean_magnitude(self) -> Float32Array:
+        """Mean of |x| for each input channel, [K]."""
+        return (self._magnitudes / max(self.count, 1)).astype(np.float32)
+
+    @property
+    def moments(self) -> Float32Array:
+        """Mean of x xT, [K, K]."""
+        return self._moments / np.float32(max(self.count, 1))
+
+    @cached_property
+    def inverse_factor(self) -> Float32Array:
+        """Upper triangular U [K, K] with UT U = (H + damping)^-1, H the second moments."""
+        moments = self.moments.astype(np.float64)
+        dead = np.diag(moments) == 0
+        moments[dead, dead] = 1.0
+        moments[np.diag_indices_from(moments)] += DAMPING * np.diag(moments).mean()
+        factor: Float32Array = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
+        return factor

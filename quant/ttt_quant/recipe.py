@@ -1,0 +1,177 @@
+"""Recipes: which weight is stored how, as data in a TOML file.
+
+A recipe is an ordered list of rules; the first whose pattern matches a matrix's name decides its
+scheme. Matrices are called `layers.<i>.attn.qkv`, `layers.<i>.attn.out`, `layers.<i>.mlp.gate_up`,
+`layers.<i>.mlp.down`, `text_head` and `speech_head`. Layers can also be counted from the end: the
+last layer's `down` matches `layers.-1.mlp.down` as well. Norms and biases always keep the type
+that the graph computes with.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ttt_quant.scheme import FLOAT_KINDS, Scheme
+from ttt_ref.errors import ConfigError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+ENGINES = ("cpu", "cuda", "tensorrt", "rtx")
+EMBEDDING_TYPES = ("float32", "float16", "int8")
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A name pattern (shell style: * ? [..]) and the scheme of what it matches."""
+
+    match: str
+    scheme: Scheme
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the quality report must show for an export to be published.
+
+    Attributes:
+        max_kl: largest mean KL divergence from the checkpoint, of text and of speech choices.
+        min_agreement: smallest share of equal choices, of text and of revealed speech tokens.
+    """
+
+    max_kl: float
+    min_agreement: float
+
+    def __post_init__(self) -> None:
+        if not self.max_kl >= 0:
+            raise ConfigError(f"gate max_kl is {self.max_kl!r}; expected a number >= 0")
+        if not 0 <= self.min_agreement <= 1:
+            raise ConfigError(f"gate min_agreement is {self.min_agreement!r}; expected 0 .. 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is stored.
+
+    Attributes:
+        name: said in reports and in the bundle.
+        compute: float type of activations and cache.
+        rules: first match decides; there must be one for every matrix.
+        embeddings: type of the embedding table.
+        gates: what the result must reach.
+        session: onnxruntime session options that the graphs are made for.
+    """
+
+    name: str
+    compute: str
+    rules: tuple[Rule, ...]
+    embeddings: str
+    gates: Gates
+    session: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.compute not in FLOAT_KINDS:
+            raise ConfigError(
+                f"recipe {self.name}: compute is {self.compute!r}; "
+                f"expected one of {', '.join(FLOAT_KINDS)}"
+            )
+        if self.embeddings not in EMBEDDING_TYPES:
+            raise ConfigError(
+                f"recipe {self.name}: embeddings is {self.embeddings!r}; "
+                f"expected one of {', '.join(EMBEDDING_TYPES)}"
+            )
+        if not self.rules:
+            raise ConfigError(f"recipe {self.name} has no rules")
+
+    def scheme(self, matrix: str, layers: int) -> Scheme:
+        """Return the scheme of a matrix; ConfigError if no rule matches it.
+
+        Args:
+            matrix: name of the matrix.
+            layers: number of layers, for patterns that count from the end.
+        """
+        names = [matrix]
+        numbered = re.match(r"layers\.(\d+)\.", matrix)
+        if numbered:
+            index = int(numbered[1])
+            names.append(f"layers.{index - layers}.{matrix[numbered.end() :]}")
+        for rule in self.rules:
+            if any(fnmatch.fnmatchcase(name, rule.match) for name in names):
+                return rule.scheme
+        raise ConfigError(
+            f"recipe {self.name} has no rule for {matrix}; end it with a rule for '*'"
+        )
+
+    def algorithms(self) -> set[str]:
+        """Return the algorithms that integer rules name."""
+        return {rule.scheme.algorithm for rule in self.rules if rule.scheme.is_integer}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> Recipe:
+        """Read a parsed TOML table; ConfigError names what is missing, unknown or wrong."""
+        _only_keys(data, {"name", "compute", "embeddings", "gates", "session", "rule"}, where)
+        for key in ("name", "compute", "embeddings", "gates", "rule"):
+            if key not in data:
+                raise ConfigError(f"{where}: {key!r} is missing")
+        if not isinstance(data["rule"], list):
+            raise ConfigError(f"{where}: rules are written as [[rule]] tables")
+        return cls(
+            name=str(data["name"]),
+            compute=str(data["compute"]),
+            rules=tuple(_rule(entry, where) for entry in data["rule"]),
+            embeddings=str(data["embeddings"]),
+            gates=Gates(**_table(data["gates"], {f.name for f in fields(Gates)}, where)),
+            session={k: str(v) for k, v in dict(data.get("session", {})).items()},
+        )
+
+
+def _only_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: expected a table, got {data!r:.40}")
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+
+def _table(data: Mapping[str, Any], keys: set[str], where: str) -> dict[str, Any]:
+    _only_keys(data, keys, where)
+    missing = sorted(keys - set(data))
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]!r} is missing")
+    return dict(data)
+
+
+def _rule(entry: Mapping[str, Any], where: str) -> Rule:
+    _only_keys(entry, {"match", *(f.name for f in fields(Scheme))}, f"{where}: rule")
+    values = dict(entry)
+    match = values.pop("match", None)
+    if not isinstance(match, str) or not match:
+        raise ConfigError(f"{where}: a rule needs a match pattern")
+    return Rule(match, Scheme(**values))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file; ConfigError if it is missing or not a recipe."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no recipe file at {path}; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return Recipe.from_dict(data, str(path))
+
+
+def default_recipe(precision: str, engine: str) -> Recipe:
+    """Return the tested recipe of a precision and an engine; ConfigError for an unknown pair."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}"
+        )
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    target = "cpu" if engine == "cpu" else "gpu"
+    return read_recipe(_FOLDER / f"{precision}-{target}.toml")
