@@ -1,0 +1,1 @@
+"""Training of a Text-to-Talk model on Hugging Face Accelerate: the `ttt-train` command."""

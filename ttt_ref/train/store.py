@@ -1,0 +1,118 @@
+"""Tokenized examples in flat memory-mapped arrays, built once per data file and tokenizer.
+
+A store is a folder: `ids.npy` int32 [N], `trained.npy` bool [N] (the labels are the ids where
+true and ignored elsewhere), `offsets.npy` int64 [E + 1] and `prompt_lengths.npy` int32 [E], with
+`store.json` telling what it was made from. N counts tokens, E examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_ref.errors import ConfigError
+
+FORMAT = 1
+
+IntArray = NDArray[np.int32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation or text: ids, which of them are trained, and the released prompt length."""
+
+    ids: IntArray
+    trained: BoolArray
+    prompt_length: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """Read-only view of one tokenized file."""
+
+    name: str
+    ids: IntArray
+    trained: BoolArray
+    offsets: NDArray[np.int64]
+    prompt_lengths: IntArray
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def __getitem__(self, index: int) -> Example:
+        low, high = int(self.offsets[index]), int(self.offsets[index + 1])
+        return Example(self.ids[low:high], self.trained[low:high], int(self.prompt_lengths[index]))
+
+
+def fingerprint(data_file: Path, tokenizer_dir: Path) -> str:
+    """Name of the store: changes with the data file, the tokenizer and this format."""
+    digest = hashlib.sha256()
+    digest.update(f"{FORMAT} {data_file.resolve()}".encode())
+    status = data_file.stat()
+    digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (tokenizer_dir / name).exists():
+            digest.update((tokenizer_dir / name).read_bytes())
+    return f"{data_file.stem[:40]}-{digest.hexdigest()[:16]}"
+
+
+def open_store(folder: Path, name: str) -> Store:
+    """Map a finished store."""
+    return Store(
+        name=name,
+        ids=np.load(folder / "ids.npy", mmap_mode="r"),
+        trained=np.load(folder / "trained.npy", mmap_mode="r"),
+        offsets=np.load(folder / "offsets.npy"),
+        prompt_lengths=np.load(folder / "prompt_lengths.npy"),
+    )
+
+
+def build_store(
+    data_file: Path,
+    tokenizer_dir: Path,
+    cache_dir: Path,
+    read: Callable[[Path], Iterable[Example]],
+) -> Path:
+    """Tokenize `data_file` into `cache_dir` unless that has been done; return the folder.
+
+    Written beside and renamed, so an interrupted build leaves no store behind. Errors: ConfigError
+    for a file without examples, and whatever `read` raises.
+    """
+    folder = cache_dir / fingerprint(data_file, tokenizer_dir)
+    if (folder / "store.json").exists():
+        return folder
+    ids: list[IntArray] = []
+    trained: list[BoolArray] = []
+    prompt_lengths: list[int] = []
+    for example in read(data_file):
+        ids.append(example.ids)
+        trained.append(example.trained)
+        prompt_lengths.append(example.prompt_length)
+    if not ids:
+        raise ConfigError(f"{data_file} holds no examples; expected `messages` or `text` records")
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(row) for row in ids], out=offsets[1:])
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    temporary.mkdir(parents=True, exist_ok=True)
+    np.save(temporary / "ids.npy", np.concatenate(ids))
+    np.save(temporary / "trained.npy", np.concatenate(trained))
+    np.save(temporary / "offsets.npy", offsets)
+    np.save(temporary / "prompt_lengths.npy", np.asarray(prompt_lengths, np.int32))
+    made_from = {"format": FORMAT, "file": str(data_file), "examples": len(prompt_lengths)}
+    (temporary / "store.json").write_text(json.dumps(made_from) + "\n", encoding="utf-8")
+    try:
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)  # another process was faster
+        if not (folder / "store.json").exists():
+            raise
+    return folder
