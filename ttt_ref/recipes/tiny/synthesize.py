@@ -112,9 +112,11 @@ def _test_jobs(per_voice: int) -> Iterator[Job]:
         yield Job(f"test-seen-{i:04d}", next(source).question, voice, "valid", "question")
 
 
+_FAST_ENGINES = {"espeak": 0.45, "flite": 0.35, "festival": 0.2}
+
 PARTS = {
     "teacher": _teacher_jobs,
-    "fast": lambda: _question_jobs({"espeak": 0.45, "flite": 0.35, "festival": 0.2}, 9000, 3, "fast"),
+    "fast": lambda: _question_jobs(_FAST_ENGINES, 9000, 3, "fast"),
     "neural": lambda: _question_jobs({"kokoro": 1.0}, 4000, 4, "neural"),
     "mix": lambda: _shuffle_jobs(2500),
     "test": lambda: _test_jobs(40),

@@ -126,7 +126,7 @@ def _speak_festival(text: str, voice: Voice) -> Audio:
 
 
 def kokoro_folder() -> Path:
-    """Folder with ``kokoro.onnx``, ``vocab.json`` and ``voices/*.bin`` (see the recipe's README)."""
+    """Folder with ``kokoro.onnx``, ``vocab.json`` and ``voices/*.bin``, see the README here."""
     return Path(os.environ.get("TTT_KOKORO", Path.home() / ".cache" / "ttt-edge" / "kokoro"))
 
 

@@ -1,0 +1,85 @@
+"""Turn corpora into training conversations: ``python -m ttt_ref.recipes.tiny.build``.
+
+Needs the trained speech tokenizer; writes the text tokenizer's files, ``train.jsonl`` and
+``valid.jsonl``. Questions are encoded once as recorded and several times degraded (room, noise,
+level, speed); the teacher's renderings, which the model must say, only as recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from ttt_ref.codec.builtin.checkpoint import load_tokenizer
+from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
+from ttt_ref.errors import ConfigError, exit_on_error
+from ttt_ref.recipes.tiny import dialogues, text_tokenizer, voices
+from ttt_ref.recipes.tiny.corpus import Corpus, Utterance
+from ttt_ref.recipes.tiny.dialogues import Recording
+from ttt_ref.recipes.tiny.encode import encode_corpus
+
+
+def is_teacher(utterance: Utterance) -> bool:
+    """Whether this is one of the renderings that the model learns to say."""
+    spoken_by = (utterance.engine, utterance.voice)
+    return spoken_by == voices.TEACHER and utterance.kind in ("answer", "speak")
+
+
+def encode(tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int) -> list[Recording]:
+    """Encode all utterances, ``versions`` times degraded (0: once, as recorded)."""
+    total = len(corpus) * max(versions, 1)
+    items = encode_corpus(tokenizer, corpus, versions, seed)
+    return [
+        Recording(
+            corpus.utterances[item.index].text,
+            corpus.utterances[item.index].kind,
+            item.codes.astype(np.int64),
+        )
+        for item in tqdm(items, total=total, desc=f"encoding x{versions}")
+    ]
+
+
+def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
+    """Write everything that ``ttt-train`` needs into ``out``."""
+    tokenizer = load_tokenizer(codec)
+    text = text_tokenizer.build(out / "tokenizer", tokenizer.config.num_codes)
+    teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed)
+    known = {recording.text for recording in teacher}
+    for split in ("train", "valid"):
+        heard = Corpus(data, lambda u, s=split: u.split == s and u.kind in ("question", "mix"))
+        if len(heard) == 0:
+            continue
+        questions = encode(tokenizer, heard, 0, seed)
+        if split == "train":
+            questions += encode(tokenizer, heard, versions, seed)
+        missing = {dialogues.answer_of(q.text) for q in questions if q.kind == "question"} - known
+        if missing:
+            raise ConfigError(
+                f"the teacher has not spoken {len(missing)} answers, such as {min(missing)!r}; "
+                "finish the corpus part 'teacher' first"
+            )
+        rng = np.random.default_rng(seed)
+        rows = list(dialogues.training_rows(text, questions, teacher, seed))
+        order = rng.permutation(len(rows))
+        count = dialogues.write_rows(out / f"{split}.jsonl", (rows[i] for i in order))
+        print(f"{split}: {count} conversations")
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="corpus with questions and the teacher's texts")],
+    codec: Annotated[Path, typer.Argument(help="folder of the trained speech tokenizer")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    versions: Annotated[int, typer.Option(help="degraded copies of each question")] = 6,
+    seed: Annotated[int, typer.Option()] = 11,
+) -> None:
+    """Encode the corpora and write the conversations."""
+    with exit_on_error():
+        build(data, codec, out, versions, seed)
+
+
+if __name__ == "__main__":
+    typer.run(main)
