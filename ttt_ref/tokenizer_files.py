@@ -92,6 +92,17 @@ def _read_added_tokens(folder: Path) -> list[tuple[int, AddedToken]]:
     return [(i, AddedToken(t, normalized=False, special=True)) for t, i in names.items()]
 
 
+def _check_added_ids(tokenizer: Tokenizer, file: Path) -> None:
+    """Refuse a file with gaps in its ids: the library would renumber the tokens silently."""
+    for entry in read_json(file).get("added_tokens", []):
+        found = tokenizer.token_to_id(entry["content"])
+        if found != entry["id"]:
+            raise CheckpointError(
+                f"{file} gives {entry['content']} the id {entry['id']}, but tokens before it are "
+                f"missing and it would get {found}; download it again"
+            )
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read the tokenizer of a checkpoint folder.
 
@@ -101,11 +112,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     complete = folder / "tokenizer.json"
     if complete.exists():
         try:
-            return Tokenizer.from_file(str(complete))
+            tokenizer = Tokenizer.from_file(str(complete))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(
                 f"{complete} cannot be read ({error}); download it again"
             ) from None
+        _check_added_ids(tokenizer, complete)
+        return tokenizer
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise CheckpointError(
             f"no tokenizer in {folder}; expected tokenizer.json, or vocab.json with merges.txt"
