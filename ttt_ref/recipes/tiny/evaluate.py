@@ -200,9 +200,8 @@ def main(
             json.dumps({"rows": rows, "turns": [asdict(t) for t in turns]}, indent=1),
             encoding="utf-8",
         )
-        print(
-            f"| measure ({len(corpus)} recordings) | voices heard in training | voices never heard |"
-        )
+        first = f"measure ({len(corpus)} recordings)"
+        print(f"| {first} | voices heard in training | voices never heard |")
         print("| --- | --- | --- |")
         for row in rows:
             print(f"| {' | '.join(row)} |")

@@ -62,7 +62,8 @@ _STATEMENTS = [
     "explain quantum physics", "give me some advice", "what is on my calendar",
     "read my email", "how tall is mount everest", "is there life on other planets",
     "what happened in the war", "recommend a good movie", "my computer is broken",
-    "why do cats purr", "how do airplanes fly", "what is the stock price", "do you believe in ghosts",
+    "why do cats purr", "how do airplanes fly", "what is the stock price",
+    "do you believe in ghosts",
     "the soup needs more salt", "we went swimming yesterday", "who is knocking",
 ]  # fmt: skip
 
