@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from ttt_export.reference_stream import StreamedReference
 from ttt_export.sequences import Sequences, load_sequences
 from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
-from ttt_export.validate import validate
+from ttt_export.validate import check_structure, validate
 from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
@@ -46,6 +47,7 @@ from ttt_runtime.graph_spec import (
 
 TABLE_FILE: Final = "embeddings.bin"
 SCALES_FILE: Final = "embeddings.scales.bin"
+TWIN_FOLDER: Final = ".twin"
 REPORT_FILE: Final = "export_report.json"
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
@@ -98,6 +100,11 @@ class ExportOptions:
             recipe.gates.min_agreement if self.min_agreement is None else self.min_agreement,
         )
         return replace(recipe, gates=gates)
+
+    @property
+    def cache_layout(self) -> str:
+        """Layout of the cache: TensorRT takes four axes, the others bind prefixes of rows."""
+        return "heads" if self.engine in FIXED_CACHE_ENGINES else "rows"
 
     def cache_dim(self, checkpoint: Checkpoint) -> Dim:
         """Return the cache length of the graphs: a number for engines that need one."""
@@ -161,7 +168,7 @@ def export_checkpoint(
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
     with BundleWriter(out, overwrite=options.force) as bundle:
         folder = bundle.folder
-        specs = graph_specs(checkpoint, recipe, cache_rows, options.engine)
+        specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
         schemes = write_graphs(checkpoint, recipe, specs, folder, sequences, progress)
         progress("embedding table")
         embeddings = write_table(checkpoint, recipe.embeddings, folder, TABLE_FILE, SCALES_FILE)
@@ -169,9 +176,10 @@ def export_checkpoint(
             folder, checkpoint.model, checkpoint.layout, specs, open_table(folder, embeddings)
         )
         progress("validating")
+        written = runnable_here(checkpoint, recipe, written, sequences)
         checks = validate(written, options.seed)
         progress("measuring quality")
-        report = measure_report(checkpoint, recipe, written, sequences, schemes, checks)
+        report = measure_report(checkpoint, recipe, written, sequences, schemes, checks, folder)
         if report.failures():
             raise GateError(report)
         progress("codec")
@@ -180,7 +188,7 @@ def export_checkpoint(
         )
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
-        del written
+        shutil.rmtree(folder / TWIN_FOLDER, ignore_errors=True)
         path = bundle.publish(
             BundleConfig(
                 name=Path(out).name,
@@ -217,10 +225,9 @@ def extra_config(
 
 
 def graph_specs(
-    checkpoint: Checkpoint, recipe: Recipe, cache_rows: Dim, engine: str
+    checkpoint: Checkpoint, recipe: Recipe, cache_rows: Dim, layout: str
 ) -> dict[str, GraphSpec]:
-    """Return the specs of the three model graphs."""
-    layout = "heads" if engine in FIXED_CACHE_ENGINES else "rows"
+    """Return the specs of the three model graphs; the cache layout is `rows` or `heads`."""
     start = checkpoint.layout.audio_start
     specs = (
         decoder_spec(
@@ -277,6 +284,27 @@ def write_graphs(
     return counted
 
 
+def runnable_here(
+    checkpoint: Checkpoint, recipe: Recipe, written: Written, sequences: Sequences
+) -> Written:
+    """Return graphs of the same weights that this machine's onnxruntime can run.
+
+    Its CPU kernels know no bfloat16 products. Such graphs are checked by structure here, and by
+    numbers through a twin that holds the same bfloat16 weights and computes in float32.
+    """
+    if recipe.compute != "bfloat16":
+        return written
+    check_structure(written)
+    folder = written.folder / TWIN_FOLDER
+    folder.mkdir()
+    wide = replace(recipe, compute="float32")
+    rows = written.specs[DECODER].input("mask").shape[1]
+    layout = str(written.specs[DECODER].attributes["cache_layout"])
+    specs = graph_specs(checkpoint, wide, rows, layout)
+    write_graphs(checkpoint, wide, specs, folder, sequences)
+    return replace(written, folder=folder, specs=specs)
+
+
 def open_table(folder: Path, entry: EmbeddingsEntry) -> EmbeddingTable:
     """Map a written embedding table."""
     scales = None if entry.scales_file is None else folder / entry.scales_file
@@ -290,11 +318,12 @@ def measure_report(
     sequences: Sequences,
     schemes: Counter[str],
     checks: list[Check],
+    folder: Path,
 ) -> QualityReport:
     """Hold the written graphs against the checkpoint on sequences kept from calibration."""
     reference = StreamedReference(checkpoint.model, checkpoint.layout, checkpoint.weights)
     text, speech, tags = measure_quality(reference, written, sequences.judged)
-    files = {p.name: p.stat().st_size for p in written.folder.iterdir() if p.is_file()}
+    files = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
     return QualityReport(
         recipe=recipe.name,
         sequences=sequences.described,

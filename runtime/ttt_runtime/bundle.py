@@ -210,7 +210,7 @@ class BundleWriter:
         if self.out.exists() and not self._may_replace(overwrite):
             raise BundleError(
                 f"{self.out} exists and is not empty; choose another folder"
-                + ("" if overwrite else ", or say --overwrite if it is an old bundle")
+                + ("" if overwrite else ", or say --force if it is an old bundle")
             )
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))

@@ -1,0 +1,169 @@
+"""ttt-export: a checkpoint becomes a validated, measured bundle."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttt_quant.recipe import ENGINES, PRECISIONS
+from ttt_runtime.cli.entry import run_app
+
+if TYPE_CHECKING:
+    from ttt_export.export import ExportOptions, ExportResult
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Checkpoint folder, or a hub name (org/name).")
+]
+Out = Annotated[Path, typer.Argument(help="Bundle folder to write.", show_default=False)]
+Precision = Annotated[
+    str, typer.Option("--precision", "-p", help=f"{', '.join(PRECISIONS)}: how weights are stored.")
+]
+Engine = Annotated[
+    str, typer.Option("--engine", "-e", help=f"{', '.join(ENGINES)}: what will run it.")
+]
+Recipe = Annotated[
+    Path | None, typer.Option(help="Recipe file (TOML) instead of the precision's own.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub name.")]
+LocalFilesOnly = Annotated[
+    bool, typer.Option("--local-files-only", help="Use downloaded files only; never the network.")
+]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of a PEFT LoRA adapter to merge in.")]
+Sequences = Annotated[
+    Path | None,
+    typer.Option(help='Token sequences for calibration and the report: JSON lines, {"ids": [..]}.'),
+]
+MaxKl = Annotated[
+    float | None, typer.Option(min=0, help="Gate: largest mean KL divergence from the checkpoint.")
+]
+MinAgreement = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Gate: smallest share of equal choices.")
+]
+CacheRows = Annotated[
+    int | None, typer.Option(min=1, help="Cache length of tensorrt and rtx (default 4096).")
+]
+SpeechTokenizer = Annotated[
+    Path | None, typer.Option(help="Folder of the GLM-4-Voice speech tokenizer.")
+]
+SpeechDecoder = Annotated[
+    Path | None, typer.Option(help="Folder of the GLM-4-Voice speech decoder.")
+]
+Report = Annotated[
+    Path | None, typer.Option(help="Also write the quality report to this JSON file.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the sequences drawn for the checks.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
+PlanMemory = Annotated[
+    bool, typer.Option("--plan-memory", help="Say what the export would take, and stop.")
+]
+
+
+def _command(
+    out: Out,
+    model: Model,
+    precision: Precision = "fp32",
+    engine: Engine = "cpu",
+    recipe: Recipe = None,
+    revision: Revision = None,
+    local_files_only: LocalFilesOnly = False,
+    adapter: Adapter = None,
+    sequences: Sequences = None,
+    max_kl: MaxKl = None,
+    min_agreement: MinAgreement = None,
+    cache_rows: CacheRows = None,
+    speech_tokenizer: SpeechTokenizer = None,
+    speech_decoder: SpeechDecoder = None,
+    report: Report = None,
+    seed: Seed = 0,
+    force: Force = False,
+    plan_memory: PlanMemory = False,
+) -> None:
+    """Export a Text-to-Talk checkpoint to a bundle.
+
+    The bundle appears only when its graphs give the checkpoint's numbers (validation) and its
+    choices (gates). The quality report is printed and stored in the bundle.
+    """
+    # Heavy imports stay in here: --help and a wrong option should not wait for torch.
+    from ttt_export.export import ExportOptions
+
+    options = ExportOptions(
+        precision=precision,
+        engine=engine,
+        recipe=recipe,
+        adapter=adapter,
+        max_kl=max_kl,
+        min_agreement=min_agreement,
+        cache_rows=cache_rows,
+        sequences=sequences,
+        speech_tokenizer=speech_tokenizer,
+        speech_decoder=speech_decoder,
+        seed=seed,
+        force=force,
+    )
+    _run(options, model, out, revision, local_files_only, report, plan_memory)
+
+
+def _run(
+    options: ExportOptions,
+    model: str,
+    out: Path,
+    revision: str | None,
+    local_files_only: bool,
+    report: Path | None,
+    plan_memory: bool,
+) -> None:
+    from ttt_export.export import export_checkpoint, report_json
+    from ttt_export.memory_plan import plan_export
+    from ttt_export.source import find_checkpoint, open_checkpoint
+    from ttt_quant.report import GateError
+
+    recipe = options.resolve_recipe()  # a wrong pair is told before anything is downloaded
+    folder = find_checkpoint(model, revision=revision, local_files_only=local_files_only)
+    if plan_memory:
+        plan = plan_export(open_checkpoint(folder, options.adapter), recipe)
+        typer.echo("\n".join(plan.lines()))
+        return
+    try:
+        result = export_checkpoint(folder, out, options=options, progress=_say)
+    except GateError as error:
+        print(error.report.table(), file=sys.stderr)
+        if report is not None:
+            report.write_bytes(report_json(error.report))
+        raise
+    if report is not None:
+        report.write_bytes(report_json(result.report))
+    _summary(replace(result, path=out))
+
+
+def _say(stage: str) -> None:
+    print(f"... {stage}", file=sys.stderr)
+
+
+def _summary(result: ExportResult) -> None:
+    worst = max(
+        (check for check in result.checks if check.tolerance > 0),
+        key=lambda check: check.max_diff / check.tolerance,
+    )
+    typer.echo(result.report.table())
+    typer.echo(f"validation: {len(result.checks)} checks passed; closest: {worst.line()}")
+    typer.echo(f"bundle: {os.fspath(result.path)}")
+
+
+app = typer.Typer(
+    name="ttt-export", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True
+)
+app.command()(_command)
+
+
+def main() -> None:
+    """Run `ttt-export`."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
