@@ -1,0 +1,5 @@
+"""The built-in codec without torch: numpy around two small graphs."""
+
+from ttt_runtime.codec.builtin.load import load
+
+__all__ = ["load"]
