@@ -77,28 +77,40 @@ class SessionSettings:
 
 
 class _SharedPool:
-    """onnxruntime's process-wide thread pool, made once with the first thread count asked for.
+    """onnxruntime's process-wide thread pool: wanted by `share_thread_pool`, made when first used.
 
-    Decoder, heads and codec run one after the other. With a pool each, the idle pools' threads
-    spin on the cores that the running one needs. A later, different count gets pools of its own.
+    Decoder, heads and codec run one after the other; with a pool each, threads of idle pools
+    compete with those of the running one. But once the shared pool exists, onnxruntime refuses
+    any session of the process that does not use it, so only a program, never a library, may ask.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._threads: int | None = None
+        self._wanted = False
+        self._threads = 0
+
+    def want(self) -> None:
+        self._wanted = True
 
     def serves(self, ort: Any, threads: int) -> bool:
+        """Tell whether a session of so many threads is to use the shared pool."""
         with self._lock:
-            if self._threads is None:
-                try:
-                    ort.set_global_thread_pool_sizes(threads, 1)
-                    self._threads = threads
-                except Exception:  # made by someone else in this process: size unknown
-                    self._threads = -1
-            return self._threads == threads
+            if self._wanted and not self._threads:
+                ort.set_global_thread_pool_sizes(threads, 1)
+                self._threads = threads
+            if self._threads not in (0, threads):
+                raise ConfigError(
+                    f"threads is {threads}, but this process shares a pool of {self._threads}"
+                )
+            return self._threads > 0
 
 
 _SHARED_POOL = _SharedPool()
+
+
+def share_thread_pool() -> None:
+    """Let all sessions of this process share one thread pool. For command lines, at their start."""
+    _SHARED_POOL.want()
 
 
 def import_onnxruntime() -> Any:
@@ -151,6 +163,8 @@ class GraphSession:
         else:
             options.intra_op_num_threads = settings.thread_count
             options.inter_op_num_threads = 1
+            # Threads spin between the nodes of a run, not after it: the next session needs the CPU.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.ort_session: Any = ort.InferenceSession(
                 str(path), sess_options=options, providers=[provider]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ttt_runtime.cli.entry import run_app
+from ttt_runtime.session import share_thread_pool
 
 app = typer.Typer(
     name="ttt-assistant",
@@ -99,5 +100,6 @@ def speak(
 
 
 def main() -> None:
-    """Run `ttt-assistant`."""
+    """Run `ttt-assistant` as a program."""
+    share_thread_pool()
     run_app(app)
