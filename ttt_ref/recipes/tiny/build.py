@@ -1,14 +1,15 @@
 """Turn corpora into training conversations: ``python -m ttt_ref.recipes.tiny.build``.
 
-Needs the trained speech tokenizer; writes the text tokenizer's files, ``train.jsonl`` and
-``valid.jsonl``. Questions are encoded once as recorded and several times degraded (room, noise,
+Needs the trained speech tokenizer; writes the text tokenizer's files, a file a task and split
+(``train-answer.jsonl``, ...) and ``extra.json`` with what the checkpoint's config adds. Questions are encoded once as recorded and several times degraded (room, noise,
 level, speed); the teacher's renderings, which the model must say, only as recorded.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -16,11 +17,14 @@ from tqdm import tqdm
 
 from ttt_ref.codec.builtin.checkpoint import load_tokenizer
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
+from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError, exit_on_error
 from ttt_ref.recipes.tiny import dialogues, text_tokenizer, voices
 from ttt_ref.recipes.tiny.corpus import Corpus, Utterance
 from ttt_ref.recipes.tiny.dialogues import Recording
 from ttt_ref.recipes.tiny.encode import encode_corpus
+
+STEPS_A_BLOCK = 4
 
 
 def is_teacher(utterance: Utterance) -> bool:
@@ -62,11 +66,28 @@ def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
                 f"the teacher has not spoken {len(missing)} answers, such as {min(missing)!r}; "
                 "finish the corpus part 'teacher' first"
             )
-        rng = np.random.default_rng(seed)
-        rows = list(dialogues.training_rows(text, questions, teacher, seed))
-        order = rng.permutation(len(rows))
-        count = dialogues.write_rows(out / f"{split}.jsonl", (rows[i] for i in order))
-        print(f"{split}: {count} conversations")
+        rows = list(dialogues.training_rows(text, questions, teacher))
+        for task in dialogues.TASKS:
+            mine = [row for name, row in rows if name == task]
+            count = dialogues.write_rows(out / f"{split}-{task}.jsonl", mine)
+            print(f"{split} {task}: {count} conversations")
+    (out / "extra.json").write_text(json.dumps(config_extra(), indent=1), encoding="utf-8")
+
+
+def config_extra() -> dict[str, Any]:
+    """What the checkpoint's ``config.json`` carries beyond the released keys."""
+    preset = GenerationConfig(
+        max_gen_len=700, diffusion_steps=STEPS_A_BLOCK * 20, block_length=dialogues.SPEECH_CHUNK,
+        diffusion_gen_length=dialogues.SPEECH_CHUNK * 20, cfg_scale=0.0,
+    )  # fmt: skip
+    return {
+        "ttt_codec": {"type": "builtin"},
+        "ttt_presets": {"tiny": preset.to_dict()},
+        "ttt_prompts": {
+            "system": {task: task for task in dialogues.TASKS},
+            "transcript_first": True,
+        },
+    }
 
 
 def main(

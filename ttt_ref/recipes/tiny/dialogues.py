@@ -35,6 +35,7 @@ from ttt_ref.config import (
 from ttt_ref.recipes.tiny import facts, world
 
 ANSWER, TRANSCRIBE, SPEAK = "answer", "transcribe", "speak"
+TASKS = (ANSWER, TRANSCRIBE, SPEAK)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
 UNHEARD = "?"
@@ -100,19 +101,6 @@ def _by_question() -> dict[str, world.Exchange]:
 _QUESTIONS: dict[str, world.Exchange] = {}
 
 
-def corrupt(codes: Codes, rng: np.random.Generator, digits: int = 6, levels: int = 3) -> Codes:
-    """Flip a random share (0 to 8 %) of the codes' digits and drop or repeat 1 % of the codes.
-
-    Keeps the model from trusting any single code: other voices and rooms flip digits too.
-    """
-    powers = levels ** np.arange(digits)
-    table = codes[:, None] // powers % levels
-    flip = rng.random(table.shape) < rng.uniform(0.0, 0.08)
-    table = np.where(flip, rng.integers(0, levels, table.shape), table)
-    repeats = rng.choice([0, 1, 2], size=len(codes), p=[0.005, 0.99, 0.005])
-    return np.repeat((table * powers).sum(axis=1), repeats)
-
-
 def answer_row(
     tokenizer: Tokenizer, question: Codes, text: str, answer: Recording
 ) -> dict[str, Any]:
@@ -123,23 +111,24 @@ def answer_row(
 
 
 def training_rows(
-    tokenizer: Tokenizer, questions: Sequence[Recording], teacher: Sequence[Recording], seed: int
-) -> Iterator[dict[str, Any]]:
-    """All rows once: every question answered, one in four transcribed too, all texts spoken."""
-    rng = np.random.default_rng(seed)
+    tokenizer: Tokenizer, questions: Sequence[Recording], teacher: Sequence[Recording]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ``(task, row)``: questions answered and transcribed, the teacher's texts spoken.
+
+    Word shuffles are for the ear only: they are transcribed, never answered.
+    """
     spoken = {recording.text: recording for recording in teacher}
-    world_questions = _by_question()
+    exchanges = _by_question()
     for recording in questions:
-        codes = corrupt(recording.codes, rng)
-        exchange = world_questions.get(recording.text)
-        if exchange is None or rng.random() < 0.2:  # word shuffles are for the ear only
-            yield _messages(TRANSCRIBE, user_speech(codes), transcript(recording.text))
-            continue
-        yield answer_row(tokenizer, codes, recording.text, spoken[exchange.answer])
+        heard = user_speech(recording.codes)
+        yield TRANSCRIBE, _messages(TRANSCRIBE, heard, transcript(recording.text))
+        exchange = exchanges.get(recording.text)
+        if exchange is not None:
+            answer = spoken[exchange.answer]
+            yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
     for recording in teacher:
         reply = interleave(tokenizer, recording.text, recording.codes.tolist())
-        for _ in range(4):
-            yield _messages(SPEAK, recording.text, reply)
+        yield SPEAK, _messages(SPEAK, recording.text, reply)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ class DecoderTraining:
             betas=(0.8, 0.99),
             weight_decay=0.01,
         )
-        facts = {"config": config.to_dict(), "recipe": asdict(recipe)}
+        facts = {"config": config.to_dict()}
         self.run = TrainingRun(out, {"decoder": self.decoder}, optimizer, budget, facts)
 
     def load(self, corpus: Corpus, cache: Path) -> list[Teacher]:

@@ -35,7 +35,7 @@ from ttt_ref.recipes.tiny.augment import (
     pad_silence,
 )
 from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus, LengthBuckets, Utterance
-from ttt_ref.recipes.tiny.training import BudgetConfig, TrainingRun
+from ttt_ref.recipes.tiny.training import BudgetConfig, TrainingRun, stored_facts
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
@@ -164,7 +164,9 @@ class TokenizerTraining:
         self.valid = Corpus(data, lambda u: u.split in ("valid", "heldout") and u.samples <= limit)
         self.recipe, self.config, self.out, self.budget = recipe, config, out, budget
         us = self.corpus.utterances
-        self.labels = Labels.of(us)
+        # A resumed training keeps its labels, even if the data has grown.
+        stored = stored_facts(out).get("phones")
+        self.labels = Labels(stored) if stored else Labels.of(us)
         self.targets = [self.labels.encode(u) for u in us]
         by_engine = engine_weights(recipe.engine_weights)
         self.buckets = LengthBuckets(
@@ -185,7 +187,7 @@ class TokenizerTraining:
             parameters, lr=budget.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
         )
         modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "head": self.head}
-        facts = {"config": config.to_dict(), "recipe": asdict(recipe), "phones": self.labels.phones}
+        facts = {"config": config.to_dict(), "phones": self.labels.phones}
         self.run = TrainingRun(out, modules, optimizer, budget, facts)
 
     def views(self, rows: list[int], rng: np.random.Generator, ramp: float) -> list[Audio]:

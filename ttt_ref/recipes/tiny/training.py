@@ -20,6 +20,8 @@ from torch import nn
 
 from ttt_ref.errors import CheckpointError, ConfigError
 
+STATE_NAME = "state.pt"
+
 
 @dataclass(frozen=True)
 class BudgetConfig:
@@ -41,8 +43,21 @@ class BudgetConfig:
             raise ConfigError(f"minutes is {self.minutes}, steps {self.steps}; give one above 0")
 
 
+def stored_facts(out: Path) -> dict[str, Any]:
+    """The facts of the training that ``out`` holds; empty if there is none."""
+    file = out / STATE_NAME
+    if not file.exists():
+        return {}
+    facts: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)["facts"]
+    return facts
+
+
 class TrainingRun:
-    """Modules, optimizer, clock and files of one training in the folder ``out``."""
+    """Modules, optimizer, clock and files of one training in the folder ``out``.
+
+    ``facts`` must be the same when it is resumed (shapes and labels); data, recipe and budget may
+    change.
+    """
 
     def __init__(
         self,
@@ -65,18 +80,19 @@ class TrainingRun:
     @property
     def state_file(self) -> Path:
         """The resumable state; weights, optimizer, step, elapsed seconds."""
-        return self.out / "state.pt"
+        return self.out / STATE_NAME
 
     def resume(self) -> bool:
         """Load the state if there is one; True if so."""
         if not self.state_file.exists():
             return False
         state = torch.load(self.state_file, weights_only=True)
-        if state["facts"] != self.facts:
-            raise CheckpointError(
-                f"{self.state_file} was made with other settings ({state['facts']}); "
-                "choose another --out or repeat the settings"
-            )
+        for name, value in self.facts.items():
+            if state["facts"].get(name) != value:
+                raise CheckpointError(
+                    f"{self.state_file} was made with another {name} ({state['facts'].get(name)}); "
+                    "choose another --out or repeat the settings"
+                )
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         self.optimizer.load_state_dict(state["optimizer"])
