@@ -32,7 +32,7 @@ def check_codes(codes: Codes, num_codes: int) -> Codes:
             f"speech tokens have the shape {codes.shape} and type {codes.dtype}; give whole "
             "numbers [S]"
         )
-    if len(codes) and not (0 <= codes.min() and codes.max() < num_codes):
+    if len(codes) and not (codes.min() >= 0 and codes.max() < num_codes):
         raise CodecError(
             f"speech tokens {codes.min()}..{codes.max()} are outside the code book "
             f"0..{num_codes - 1}"

@@ -7,7 +7,6 @@ wider by both contexts, and keeps the middle: the same tokens for any size of th
 
 from __future__ import annotations
 
-
 import numpy as np
 from numpy.typing import NDArray
 
