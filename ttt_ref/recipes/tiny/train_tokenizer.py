@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from ttt_ref.codec.builtin.checkpoint import save_tokenizer
 from ttt_ref.codec.builtin.config import TokenizerConfig
-from ttt_ref.codec.builtin.features import hz_to_mel, mel_to_hz
 from ttt_ref.codec.builtin.layers import digits_to_ids
 from ttt_ref.codec.builtin.tokenizer import CtcHead, SpeechTokenizer, quantise
 from ttt_ref.errors import ConfigError, exit_on_error
@@ -31,13 +29,14 @@ from ttt_ref.recipes.tiny.augment import (
     NoisePools,
     change_speed,
     degrade,
-    noisy,
     pad_silence,
 )
-from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus, LengthBuckets, Utterance
+from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus, LengthBuckets
+from ttt_ref.recipes.tiny.labels import LETTERS, Labels
+from ttt_ref.recipes.tiny.mel_augment import mask_spectrum, warp_frequency
+from ttt_ref.recipes.tiny.options import add_options, read_options
+from ttt_ref.recipes.tiny.tokenizer_report import evaluate
 from ttt_ref.recipes.tiny.training import BudgetConfig, TrainingRun, stored_facts
-
-LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -72,64 +71,6 @@ def engine_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def spoken(phones: str) -> list[str]:
-    """Phoneme symbols without stress marks and word boundaries, which a code need not carry."""
-    plain = phones.replace("ˈ", "").replace("ˌ", "").split()
-    return [p for p in plain if p != "|"]
-
-
-class Labels:
-    """Phoneme and letter sequences; 0 is the CTC blank."""
-
-    def __init__(self, phones: list[str]):
-        self.phones = phones
-        self.phone_ids = {p: i + 1 for i, p in enumerate(phones)}
-        self.letter_ids = {c: i + 1 for i, c in enumerate(LETTERS)}
-
-    @classmethod
-    def of(cls, utterances: list[Utterance]) -> Labels:
-        """All phonemes that occur."""
-        return cls(sorted({p for u in utterances for p in spoken(u.phones)}))
-
-    def encode(self, u: Utterance) -> tuple[list[int], list[int]]:
-        """Phoneme ids and letter ids; texts with digits have no letters (spelling unknown)."""
-        phones = [self.phone_ids[p] for p in spoken(u.phones) if p in self.phone_ids]
-        text = " ".join(u.text.lower().split())
-        if any(c.isdigit() for c in text):
-            return phones, []
-        return phones, [self.letter_ids[c] for c in text if c in self.letter_ids]
-
-
-def warp_frequency(mel: Tensor, factors: Tensor, config: TokenizerConfig) -> Tensor:
-    """Move formants: mel [B, F, bins] is read at ``factor`` [B] times each bin's frequency."""
-    top = hz_to_mel(config.sample_rate_hz / 2)
-    low = hz_to_mel(40.0)
-    centres = low + (top - low) * (torch.arange(config.mel_bins) + 1) / (config.mel_bins + 1)
-    hz = torch.tensor([mel_to_hz(float(m)) for m in centres])
-    wanted = 2595.0 * torch.log10(1.0 + factors[:, None] * hz / 700.0)
-    place = ((wanted - low) / (top - low) * (config.mel_bins + 1) - 1).clamp(
-        0, config.mel_bins - 1.001
-    )
-    index = place.long()
-    share = (place - index)[:, None, :]
-    index = index[:, None, :].expand(-1, mel.shape[1], -1)
-    return mel.gather(2, index) * (1 - share) + mel.gather(2, index + 1) * share
-
-
-def mask_spectrum(mel: Tensor, rng: np.random.Generator, share: float) -> Tensor:
-    """SpecAugment: hide two frequency stripes and two short times in a share of the rows."""
-    mel = mel.clone()
-    for row in range(mel.shape[0]):
-        if rng.random() >= share:
-            continue
-        for _ in range(2):
-            width, at = int(rng.integers(1, 13)), int(rng.integers(mel.shape[2] - 12))
-            mel[row, :, at : at + width] = 0.0
-            width, at = int(rng.integers(1, 16)), int(rng.integers(max(1, mel.shape[1] - 16)))
-            mel[row, at : at + width] = 0.0
-    return mel
-
-
 def ctc(logits: Tensor, counts: Tensor, targets: list[list[int]]) -> Tensor:
     """CTC per label, mean over the rows that have labels and room for them."""
     lengths = torch.tensor([len(t) for t in targets])
@@ -161,7 +102,8 @@ class TokenizerTraining:
         self.corpus = Corpus(data, lambda u: u.split == "train" and 1600 < u.samples <= limit)
         if len(self.corpus) < 8:
             raise ConfigError(f"{data} has {len(self.corpus)} training utterances; need 8 or more")
-        self.valid = Corpus(data, lambda u: u.split in ("valid", "heldout") and u.samples <= limit)
+        unseen = Corpus(data, lambda u: u.split in ("valid", "heldout") and u.samples <= limit)
+        self.valid = unseen if len(unseen) else self.corpus
         self.recipe, self.config, self.out, self.budget = recipe, config, out, budget
         us = self.corpus.utterances
         # A resumed training keeps its labels, even if the data has grown.
@@ -268,65 +210,6 @@ class TokenizerTraining:
         valid = torch.arange(u.shape[1]) < counts[:half, None]
         return float((ids[:half] == ids[half:])[valid].float().mean())
 
-    def evaluate(self) -> dict[str, Any]:
-        """Phoneme error rate, codes used and stability, engine by engine, on unseen utterances."""
-        self.tokenizer.eval()
-        self.head.eval()
-        groups: dict[str, list[int]] = {}
-        for i, u in enumerate(self.valid.utterances):
-            groups.setdefault(f"{u.split}/{u.engine}", []).append(i)
-        report: dict[str, Any] = {}
-        for name, members in sorted(groups.items()):
-            pick = np.random.default_rng(5).permutation(members)[: self.recipe.valid_per_engine]
-            clean = [self.valid.audio(int(i)) for i in pick]
-            wanted = [self.labels.encode(self.valid.utterances[int(i)])[0] for i in pick]
-            result: dict[str, float] = {}
-            ids = {}
-            conditions = {
-                "clean": None,
-                "white20": ("white", 20.0),
-                "white10": ("white", 10.0),
-                "babble10": ("babble", 10.0),
-                "quiet": None,
-            }
-            for condition, noise in conditions.items():
-                audios = clean
-                if noise is not None and noise[0] in self.pools.pools:
-                    audios = [noisy(a, *noise, self.pools, seed=k) for k, a in enumerate(clean)]
-                elif condition == "quiet":
-                    audios = [a * np.float32(0.25) for a in clean]
-                ids[condition], heard = self.recognise(audios)
-                errors = sum(distance(h, w) for h, w in zip(heard, wanted, strict=True))
-                result[f"per_{condition}"] = errors / max(1, sum(len(w) for w in wanted))
-                if condition != "clean":
-                    pairs = list(zip(ids["clean"], ids[condition], strict=True))
-                    same = sum(int((a == b).sum()) for a, b in pairs)
-                    result[f"equal_{condition}"] = same / sum(len(a) for a, _ in pairs)
-            every = torch.cat(ids["clean"])
-            share = torch.bincount(every, minlength=self.config.num_codes).float() / len(every)
-            result["codes"] = float((share > 0).sum())
-            result["perplexity"] = float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
-            report[name] = {k: round(v, 4) for k, v in result.items()}
-        return report
-
-    @torch.inference_mode()
-    def recognise(self, audios: list[Audio]) -> tuple[list[Tensor], list[list[int]]]:
-        """Ids and greedily read phonemes of each utterance."""
-        ids: list[Tensor] = []
-        heard: list[list[int]] = []
-        for start in range(0, len(audios), 20):
-            part = [torch.from_numpy(a) for a in audios[start : start + 20]]
-            audio, counts = self.tokenizer.pad_batch(part)
-            with torch.autocast("cpu", torch.bfloat16, enabled=False):
-                u = self.tokenizer.encoder(self.tokenizer.mel(audio), counts)
-                best = self.head(u.round(), counts)[0].argmax(2)
-            codes = digits_to_ids(u)
-            for row, count in enumerate(counts.tolist()):
-                ids.append(codes[row, :count])
-                path = torch.unique_consecutive(best[row, : 2 * count]).tolist()
-                heard.append([p for p in path if p])
-        return ids, heard
-
     def train(self, evaluate_every_s: float) -> None:
         """Until the budget is spent; then write the codec folder."""
         self.run.resume()
@@ -348,20 +231,18 @@ class TokenizerTraining:
     def report(self) -> None:
         """Write the codec folder as it is now, evaluate and log."""
         save_tokenizer(self.out / "codec", self.tokenizer)
-        for name, result in self.evaluate().items():
+        report = evaluate(
+            self.tokenizer,
+            self.head,
+            self.labels,
+            self.valid,
+            self.pools,
+            self.recipe.valid_per_engine,
+        )
+        for name, result in report.items():
             self.run.log({"step": self.run.step, "set": name, **result})
             print(f"  {name}: " + "  ".join(f"{k} {v}" for k, v in result.items()), flush=True)
         self.run.restart_clock()
-
-
-def distance(a: list[int], b: list[int]) -> int:
-    """Edit distance."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -370,18 +251,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with audio.i16 and manifest.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="state, log and codec folder")
     parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
-    for kind, default in ((BudgetConfig, BudgetConfig()), (TokenizerRecipe, TokenizerRecipe())):
-        del kind
-        for name, value in asdict(default).items():
-            option = "--" + name.replace("_", "-")
-            if isinstance(value, bool):
-                parser.add_argument(option, action=argparse.BooleanOptionalAction, default=value)
-            else:
-                parser.add_argument(option, type=type(value), default=value)
+    add_options(parser, BudgetConfig(), TokenizerRecipe())
     values = vars(parser.parse_args(argv))
     with exit_on_error():
-        budget = BudgetConfig(**{k: values[k] for k in asdict(BudgetConfig())})
-        recipe = TokenizerRecipe(**{k: values[k] for k in asdict(TokenizerRecipe())})
+        budget = read_options(values, BudgetConfig)
+        recipe = read_options(values, TokenizerRecipe)
         training = TokenizerTraining(
             values["data"], values["out"], recipe, budget, TokenizerConfig()
         )
