@@ -110,16 +110,16 @@ def make_feed(
     following[:, :-1] = labels[:, 1:]  # position t predicts the text id at t + 1
     is_text = (following != IGNORE) & (following < layout.audio_start)
     text_weight = section.text_loss_weight * scale / is_text.sum(1).clamp(min=1)  # [b]
-    text_rows = is_text.view(-1).nonzero().squeeze(1)
-    rows, targets = [text_rows], [following.view(-1)[text_rows]]
+    text_rows = is_text.reshape(-1).nonzero().squeeze(1)
+    rows, targets = [text_rows], [following.reshape(-1)[text_rows]]
     weights = [text_weight[text_rows // length]]
     if noised is not None:
         masked = noised.masked[own] & (labels != IGNORE)
         probability, answer_tokens = noised.mask_prob[own], noised.answer_tokens[own]
         speech_weight = section.speech_loss_weight * scale / (probability * answer_tokens)  # [b]
-        speech_rows = masked.view(-1).nonzero().squeeze(1)
+        speech_rows = masked.reshape(-1).nonzero().squeeze(1)
         rows.append(speech_rows)
-        targets.append(labels.view(-1)[speech_rows])
+        targets.append(labels.reshape(-1)[speech_rows])
         weights.append(speech_weight[speech_rows // length])
         ids = noised.ids[own]
     return Feed(

@@ -75,7 +75,7 @@ class RunLog:
     def say(self, line: str) -> None:
         """One line for the person at the terminal."""
         if self.main:
-            self.console.print(line, markup=False, highlight=False)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, share: float, line: str) -> None:
         """Move the bar; without a terminal the line is printed instead."""
