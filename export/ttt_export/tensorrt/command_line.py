@@ -1,0 +1,44 @@
+"""The command that NVIDIA's own tool would take to build the same engine."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from ttt_export.tensorrt.profiles import dynamic_inputs
+from ttt_export.tensorrt.request import BuildRequest
+from ttt_runtime.tensorrt.api import Backend
+from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
+
+
+def equivalent_command(
+    backend: Backend, request: BuildRequest, engine: Path, timing_cache: Path | None = None
+) -> str:
+    """Return the trtexec or tensorrt_rtx line, ready for a shell."""
+    words = [backend.flavour.program, f"--onnx={request.graph}", f"--saveEngine={engine}"]
+    if backend.flavour.needs_gpu:
+        words.append("--stronglyTyped")
+    elif request.identity.architecture != AHEAD_OF_TIME:
+        numbers = request.identity.architecture.replace("sm_", "").replace("+", ",")
+        words.append(f"--computeCapabilities={numbers}")
+    several = len(request.profiles) > 1
+    for index, profile in enumerate(request.profiles):
+        if several:
+            words.append(f"--profile={index}")
+        for position, option in enumerate(("minShapes", "optShapes", "maxShapes")):
+            shapes = [
+                f"{tensor.name}:{'x'.join(map(str, profile.shapes(tensor)[position]))}"
+                for tensor in dynamic_inputs(request.spec)
+            ]
+            if shapes:
+                words.append(f"--{option}={','.join(shapes)}")
+    if request.options.workspace_mib is not None:
+        words.append(f"--memPoolSize=workspace:{request.options.workspace_mib}M")
+    if request.options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={request.options.optimization_level}")
+    if request.spec.inputs[0].dtype == "float32":
+        words.append("--noTF32")
+    if timing_cache is not None and backend.flavour.timing_cache:
+        words.append(f"--timingCacheFile={timing_cache}")
+    words.append("--skipInference")
+    return shlex.join(words)

@@ -1,0 +1,215 @@
+"""Build the engines of a bundle: decoder and heads, each from its graph, each with its stamp."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ttt_export.tensorrt.builder import build_engine
+from ttt_export.tensorrt.cache import TIMING_CACHE, EngineCache, atomic_file
+from ttt_export.tensorrt.command_line import equivalent_command
+from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
+from ttt_export.tensorrt.progress import Bar, Silent
+from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
+from ttt_ref.errors import ExportError
+from ttt_runtime.bundle import Bundle, sha256_of
+from ttt_runtime.bundle_config import CONFIG_NAME, BundleConfig, FileRecord, GraphEntry
+from ttt_runtime.doctor.gpu import probe_gpus
+from ttt_runtime.tensorrt.api import Backend, load_backend
+from ttt_runtime.tensorrt.loader import ENGINE_FOLDER, Probe
+from ttt_runtime.tensorrt.stamp import EngineStamp, stamp_path
+
+RECORD: Final = "engines"  # key of `made_with` in the bundle's configuration
+
+Say = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine of a bundle.
+
+    Attributes:
+        graph: name of the graph.
+        path: the engine file.
+        stamp: what it is.
+        reused: it was there already.
+        command: what NVIDIA's own tool would be told.
+    """
+
+    graph: str
+    path: Path
+    stamp: EngineStamp
+    reused: bool
+    command: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what the bundle's configuration says of it."""
+        identity = self.stamp.identity
+        return {
+            "file": f"{ENGINE_FOLDER}/{self.path.name}",
+            "key": identity.key,
+            "version": identity.version,
+            "architecture": identity.architecture,
+            "platform": identity.platform,
+            "bytes": self.stamp.engine_bytes,
+            **self.stamp.build,
+        }
+
+    def line(self) -> str:
+        """Return one line for people."""
+        size = f"{self.stamp.engine_bytes / 2**20:.1f} MiB"
+        if self.reused:
+            return f"{self.graph}: {self.path.name} ({size}) is there already"
+        cost = f"{self.stamp.build['seconds']:.1f} s"
+        peak = self.stamp.build["peak_memory_bytes"]
+        if peak is not None:
+            cost += f", peak memory {peak / 2**20:.0f} MiB"
+        return f"{self.graph}: {self.path.name} ({size}) in {cost}"
+
+
+def build_graph_engines(
+    folder: Path,
+    graphs: Mapping[str, GraphEntry],
+    engine: str,
+    *,
+    spans: SpanShape | None = None,
+    options: BuildOptions | None = None,
+    backend: Backend | None = None,
+    probe: Probe = probe_gpus,
+    say: Say = _silent,
+    show_progress: bool = False,
+) -> list[BuiltEngine]:
+    """Build the engines of decoder and heads into `folder`/engines.
+
+    Args:
+        folder: where the graph files lie.
+        graphs: name -> spec and file.
+        engine: tensorrt or rtx.
+        spans: block lengths and longest span, for the profiles.
+        options: of the builder.
+        backend: a loaded API; None loads the engine's own.
+        probe: finds the GPU.
+        say: called with one line before and after each engine.
+        show_progress: draw a bar on stderr.
+
+    Raises:
+        DeviceError: the API is missing or too old, or TensorRT finds no GPU.
+        ExportError: a graph cannot become an engine.
+    """
+    backend = backend or load_backend(engine)
+    options = options or BuildOptions()
+    architecture = target_architecture(backend, options, probe)
+    cache = EngineCache(folder / ENGINE_FOLDER)
+    missing = [name for name in ROWS if name not in graphs]
+    if missing:
+        raise ExportError(f"the bundle has no graph {missing[0]}; export it again")
+    built = []
+    for name in ROWS:
+        entry = graphs[name]
+        profiles = graph_profiles(entry.spec, spans or SpanShape())
+        request = build_request(
+            backend, entry.spec, folder / entry.file, profiles, options, architecture
+        )
+        path = cache.path(request.identity)
+        timing = cache.folder / TIMING_CACHE if backend.flavour.timing_cache else None
+        command = equivalent_command(backend, request, path, timing)
+        stamp = cache.find(request.identity)
+        reused = stamp is not None
+        if stamp is None:
+            say(f"engine of {name}; the same by hand: {command}")
+            with (
+                Bar(f"{backend.flavour.title} {name}")
+                if show_progress
+                else nullcontext(Silent()) as reporter
+            ):
+                result = build_engine(backend, request, reporter, cache.timing_cache())
+            cost = {
+                "seconds": round(result.cost.seconds, 2),
+                "peak_memory_bytes": result.cost.peak_memory_bytes,
+            }
+            stamp = cache.publish(request.identity, result.engine, cost)
+            cache.drop_older(request.identity)
+            if result.timing_cache is not None:
+                cache.keep_timing_cache(result.timing_cache)
+        built.append(BuiltEngine(name, path, stamp, reused, command))
+        say(built[-1].line())
+    return built
+
+
+def engine_records(built: list[BuiltEngine]) -> dict[str, Any]:
+    """Return what `made_with` of a bundle says of its engines."""
+    return {item.graph: item.record() for item in built}
+
+
+def build_engines(
+    bundle_dir: str | os.PathLike[str],
+    engine: str | None = None,
+    *,
+    options: BuildOptions | None = None,
+    backend: Backend | None = None,
+    probe: Probe = probe_gpus,
+    say: Say = _silent,
+    show_progress: bool = False,
+) -> list[BuiltEngine]:
+    """Build the engines of a published bundle and record them in it.
+
+    The bundle stays readable throughout: engines appear whole, and the configuration is replaced
+    by a rename after the last one.
+
+    Args:
+        bundle_dir: the bundle.
+        engine: tensorrt or rtx; None takes what the bundle was made for.
+        options: of the builder.
+        backend: a loaded API; None loads the engine's own.
+        probe: finds the GPU.
+        say: called with one line before and after each engine.
+        show_progress: draw a bar on stderr.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        DeviceError, ExportError: see `build_graph_engines`.
+    """
+    bundle = Bundle.open(bundle_dir, verify="sizes")
+    engine = engine or bundle.config.engine
+    for entry in bundle.config.graphs.values():
+        bundle.file(entry.file)
+    built = build_graph_engines(
+        bundle.path,
+        bundle.config.graphs,
+        engine,
+        spans=SpanShape.of_presets(bundle.config.presets.values()),
+        options=options,
+        backend=backend,
+        probe=probe,
+        say=say,
+        show_progress=show_progress,
+    )
+    if not all(item.reused for item in built) or RECORD not in bundle.config.made_with:
+        _record(bundle, built)
+    return built
+
+
+def _record(bundle: Bundle, built: list[BuiltEngine]) -> None:
+    files = {
+        name: record
+        for name, record in bundle.config.files.items()
+        if not name.startswith(f"{ENGINE_FOLDER}/") or (bundle.path / name).is_file()
+    }
+    for item in built:
+        for path in (item.path, stamp_path(item.path)):
+            record = FileRecord(sha256_of(path), path.stat().st_size)
+            files[path.relative_to(bundle.path).as_posix()] = record
+    made_with = {**bundle.config.made_with, RECORD: engine_records(built)}
+    config: BundleConfig = replace(bundle.config, files=files, made_with=made_with)
+    text = json.dumps(config.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_file(bundle.path / CONFIG_NAME) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""ttt-doctor: what this machine can run, and what a bundle needs that is not there."""
