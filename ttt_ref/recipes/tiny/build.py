@@ -1,8 +1,9 @@
 """Turn corpora into training conversations: ``python -m ttt_ref.recipes.tiny.build``.
 
-Needs the trained speech tokenizer; writes the text tokenizer's files, a file a task and split
-(``train-answer.jsonl``, ...) and ``extra.json`` with what the checkpoint's config adds. Questions are encoded once as recorded and several times degraded (room, noise,
-level, speed); the teacher's renderings, which the model must say, only as recorded.
+Needs the trained speech tokenizer. Writes the text tokenizer's files, one file a task and split
+(``train-answer.jsonl``, ...) and ``extra.json`` with what the checkpoint's config adds. Questions
+are encoded once as recorded and several times degraded (room, noise, level, speed); the teacher's
+renderings, which the model must say, only as recorded.
 """
 
 from __future__ import annotations
