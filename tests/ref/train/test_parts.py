@@ -162,7 +162,8 @@ def test_the_weighted_sum_equals_the_reference_loss(
         score(module, make_feed(batch, noised, start.layout, section, 7, process, 3))[0]
         for process in range(3)
     ]
-    assert float((sum(parts) / 3).detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-5)
+    mean = float((sum(parts) / 3).detach())
+    assert mean == pytest.approx(float(expected.loss.detach()), rel=1e-5)
 
 
 def test_a_process_without_rows_takes_part_with_nothing(
