@@ -49,6 +49,13 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_ints(owner: object, what: str, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        good = _is_int(value) and value >= least
+        _require(good, f"{what}: {name} must be an integer >= {least}, got {value!r}")
+
+
 def build_strict(cls: type[T], data: Mapping[str, Any], what: str) -> T:
     """Make a dataclass of ``cls`` from a mapping; an unknown or missing key is a ConfigError."""
     if not isinstance(data, Mapping):
@@ -87,30 +94,17 @@ class ModelConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in (
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "vocab_size",
-            "max_position_embeddings",
-        ):
-            value = getattr(self, name)
-            _require(
-                _is_int(value) and value >= 1,
-                f"model config: {name} must be a positive integer, got {value!r}",
-            )
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        more = ("num_key_value_heads", "vocab_size", "max_position_embeddings")
+        _require_ints(self, "model config", 1, *sizes, *more)
         for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
             value = getattr(self, name)
-            _require(
-                _is_number(value) and value > 0,
-                f"model config: {name} must be a positive number, got {value!r}",
-            )
+            good = _is_number(value) and value > 0
+            _require(good, f"model config: {name} must be a positive number, got {value!r}")
+        tie = self.tie_word_embeddings
         _require(
-            isinstance(self.tie_word_embeddings, bool),
-            f"model config: tie_word_embeddings must be true or false, "
-            f"got {self.tie_word_embeddings!r}",
+            isinstance(tie, bool),
+            f"model config: tie_word_embeddings must be true or false, got {tie!r}",
         )
         _require(
             self.hidden_size % self.num_attention_heads == 0,
@@ -217,59 +211,37 @@ class TokenLayout:
     pad_id: int
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _require(
-                _is_int(value) and value >= 0,
-                f"token layout: {field.name} must be an integer >= 0, got {value!r}",
-            )
-        _require(self.num_codes >= 1, "token layout: there is no speech code")
-        for name in (*self._text_side(), *self._audio_side()):
+        tags = ("begin_of_audio_id", "end_of_audio_id", "begin_of_quad_id")
+        text = (*tags, "im_start_id", "im_end_id", "pad_id")
+        audio = ("mask_id", "end_of_audio_new_id", "end_of_audio_span_last_id")
+        what = "token layout"
+        _require_ints(self, what, 0, "vocab_size", "audio_start", "code_offset", *text, *audio)
+        _require_ints(self, what, 1, "num_codes")
+        for name in (*text, *audio):
             value = getattr(self, name)
             _require(
                 value < self.vocab_size,
-                f"token layout: {name} {value} is outside the {self.vocab_size} embedding rows",
+                f"{what}: {name} {value} is outside the {self.vocab_size} embedding rows",
             )
-        for name in self._text_side():
             _require(
-                getattr(self, name) < self.audio_start,
-                f"token layout: {name} {getattr(self, name)} must lie below the audio start "
-                f"{self.audio_start}",
+                (name in audio) == (value >= self.audio_start),
+                f"{what}: {name} {value} must lie {'at or above' if name in audio else 'below'} "
+                f"the audio start {self.audio_start}",
             )
-        for name in self._audio_side():
-            _require(
-                getattr(self, name) >= self.audio_start,
-                f"token layout: {name} {getattr(self, name)} must lie at or above the audio start "
-                f"{self.audio_start}",
-            )
+            _require(not self.is_code(value), f"{what}: {name} {value} lies among the speech codes")
         last_code = self.code_offset + self.num_codes - 1
         _require(
             last_code < self.vocab_size,
-            f"token layout: the last speech code has id {last_code}, outside the "
-            f"{self.vocab_size} embedding rows",
+            f"{what}: the last speech code has id {last_code}, outside the {self.vocab_size} "
+            "embedding rows",
         )
-        singles = [getattr(self, n) for n in (*self._text_side(), *self._audio_side()[1:])]
-        _require(len(set(singles)) == len(singles), "token layout: two special tokens share an id")
-        for name in self._audio_side()[1:]:
-            _require(
-                not self.code_offset <= getattr(self, name) <= last_code,
-                f"token layout: {name} {getattr(self, name)} lies among the speech codes",
-            )
-
-    @staticmethod
-    def _text_side() -> tuple[str, ...]:
-        return (
-            "begin_of_audio_id",
-            "end_of_audio_id",
-            "begin_of_quad_id",
-            "im_start_id",
-            "im_end_id",
-            "pad_id",
+        _require(
+            self.code_offset >= self.audio_start,
+            f"{what}: code_offset {self.code_offset} must lie at or above the audio start "
+            f"{self.audio_start}",
         )
-
-    @staticmethod
-    def _audio_side() -> tuple[str, ...]:
-        return ("code_offset", "mask_id", "end_of_audio_new_id", "end_of_audio_span_last_id")
+        singles = [getattr(self, name) for name in (*text, *audio)]
+        _require(len(set(singles)) == len(singles), f"{what}: two special tokens share an id")
 
     @property
     def begin_ids(self) -> tuple[int, int]:
@@ -425,24 +397,13 @@ class GenerationConfig:
     min_text_tokens_after_audio: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_gen_len", 0),
-            ("diffusion_steps", 1),
-            ("diffusion_gen_length", 1),
-            ("block_length", 1),
-            ("min_text_tokens_after_audio", 0),
-        ):
-            value = getattr(self, name)
-            _require(
-                _is_int(value) and value >= least,
-                f"generation: {name} must be an integer >= {least}, got {value!r}",
-            )
+        _require_ints(self, "generation", 0, "max_gen_len", "min_text_tokens_after_audio")
+        positive = ("diffusion_steps", "diffusion_gen_length", "block_length")
+        _require_ints(self, "generation", 1, *positive)
         for name in ("ar_temperature", "diffusion_temperature", "cfg_scale"):
             value = getattr(self, name)
-            _require(
-                _is_number(value) and value >= 0,
-                f"generation: {name} must be a number >= 0, got {value!r}",
-            )
+            good = _is_number(value) and value >= 0
+            _require(good, f"generation: {name} must be a number >= 0, got {value!r}")
         _require(
             self.top_k is None or (_is_int(self.top_k) and self.top_k >= 0),
             f"generation: top_k must be an integer >= 0 or none, got {self.top_k!r}",
