@@ -30,7 +30,7 @@ def run_app(app: typer.Typer) -> None:
         try:
             code = app(standalone_mode=False)
         except _ParseError as error:
-            message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+            message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
             print(f"error: {message or 'nothing to do'}; see --help", file=sys.stderr)
             raise SystemExit(EXIT_USER_ERROR) from None
         except typer.Abort:
