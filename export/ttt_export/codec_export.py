@@ -23,10 +23,11 @@ def export_codec(
     engine: str,
     speech_tokenizer: Path | None = None,
     speech_decoder: Path | None = None,
+    precision: str = "fp32",
 ) -> CodecEntry | None:
     """Write the codec's graphs and return its entry; None for a checkpoint without a codec.
 
-    The exporters are `export_builtin(folder, bundle, engine)` and
+    The exporters are `export_builtin(folder, bundle, engine, precision)` and
     `export_glm4voice(speech_tokenizer, speech_decoder, bundle, engine)`; both return the entry.
 
     Args:
@@ -36,6 +37,7 @@ def export_codec(
         engine: what they are made for.
         speech_tokenizer: folder of the GLM-4-Voice speech tokenizer.
         speech_decoder: folder of the GLM-4-Voice speech decoder.
+        precision: `fp32` or `int8`, of the built-in codec's weights.
 
     Raises:
         CheckpointError: the codec's type is unknown or its files are missing.
@@ -64,7 +66,7 @@ def export_codec(
         raise CheckpointError(
             f"{checkpoint.path} names the built-in codec but has no {CODEC_FOLDER} folder"
         )
-    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine))
+    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, precision))
 
 
 def _exporter(module: str, function: str) -> Any:

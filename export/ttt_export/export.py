@@ -168,6 +168,16 @@ def export_checkpoint(
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
     with BundleWriter(out, overwrite=options.force) as bundle:
         folder = bundle.folder
+        # First the codec: a part that is missing should be told before the long work.
+        progress("codec")
+        codec = export_codec(
+            checkpoint,
+            bundle,
+            options.engine,
+            options.speech_tokenizer,
+            options.speech_decoder,
+            precision="fp32" if options.precision == "fp32" else "int8",
+        )
         specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
         schemes = write_graphs(checkpoint, recipe, specs, folder, sequences, progress)
         progress("embedding table")
@@ -182,10 +192,6 @@ def export_checkpoint(
         report = measure_report(checkpoint, recipe, written, sequences, schemes, checks, folder)
         if report.failures():
             raise GateError(report)
-        progress("codec")
-        codec = export_codec(
-            checkpoint, bundle, options.engine, options.speech_tokenizer, options.speech_decoder
-        )
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
         shutil.rmtree(folder / TWIN_FOLDER, ignore_errors=True)
