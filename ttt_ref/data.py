@@ -131,8 +131,9 @@ def _read_parquet(file: Path) -> list[Record]:
         raise DataError(
             f"{file}: reading parquet needs pyarrow; pip install 'ttt-edge[train]'"
         ) from None
+    parquet: Any = pyarrow.parquet  # has no type information
     try:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
+        rows = parquet.read_table(file).to_pylist()
     except pyarrow.ArrowException as error:
         raise DataError(f"{file} is no readable parquet file ({error})") from None
     records: list[Record] = []
