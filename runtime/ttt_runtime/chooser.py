@@ -32,6 +32,14 @@ Exactness = Literal["reference", "exact", "fast"]
 EXACTNESS: tuple[Exactness, ...] = ("reference", "exact", "fast")
 
 
+def exactness_named(name: str) -> Exactness:
+    """Return the exactness of this name; ConfigError if there is none."""
+    for exactness in EXACTNESS:
+        if exactness == name:
+            return exactness
+    raise ConfigError(f"unknown exactness {name!r}; known: {', '.join(EXACTNESS)}")
+
+
 class Runner(Protocol):
     """Runs the model. Knows tensors, knows nothing of spans, steps or options."""
 

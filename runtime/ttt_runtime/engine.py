@@ -15,7 +15,7 @@ import numpy as np
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.bundle import Bundle, Verify
-from ttt_runtime.chooser import EXACT, EXACTNESS, Chooser, Exactness, FastOptions, Runner
+from ttt_runtime.chooser import EXACT, Chooser, Exactness, FastOptions, Runner, exactness_named
 from ttt_runtime.events import AnyEvent, DoneEvent
 from ttt_runtime.sampler import Floats
 from ttt_runtime.scheduler import Scheduler, State, Step, open_run_start
@@ -49,8 +49,7 @@ class SpeechEngine:
         chunk_rows: int = 512,
         bundle: Bundle | None = None,
     ) -> None:
-        if exactness not in EXACTNESS:
-            raise ConfigError(f"unknown exactness {exactness!r}; known: {', '.join(EXACTNESS)}")
+        exactness_named(exactness)
         if fast is not None and exactness != "fast":
             raise ConfigError(f"fast options were given, but exactness is {exactness!r}")
         self.runner = runner
@@ -149,6 +148,17 @@ class SpeechEngine:
         """Forget the conversation."""
         self.truncate(0)
 
+    def chooser(self, config: GenerationConfig, seed: int) -> Chooser:
+        """Return the strategies of one generation. A subclass may choose otherwise."""
+        return Chooser(
+            self.runner,
+            self.layout,
+            config,
+            self._options,
+            np.random.default_rng(seed),
+            self._unconditional if self._keep_cache else None,
+        )
+
     def _checked(self, prompt_ids: Sequence[int]) -> list[int]:
         prompt = [int(i) for i in prompt_ids]
         if not prompt:
@@ -210,14 +220,7 @@ class SpeechEngine:
             chunk_rows=self._chunk_rows,
             keep_cache=self._keep_cache,
         )
-        chooser = Chooser(
-            runner,
-            self.layout,
-            config,
-            self._options,
-            np.random.default_rng(seed),
-            self._unconditional if self._keep_cache else None,
-        )
+        chooser = self.chooser(config, seed)
         ids = scheduler.ids
         forwards = 0
         del self._kept[cached:]

@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from ttt_ref.errors import AudioError, BundleError, ConfigError
 from ttt_runtime.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.audio import Recording, read_audio, require_output_device
-from ttt_runtime.chooser import EXACTNESS
+from ttt_runtime.chooser import exactness_named
 from ttt_runtime.timing import PHASES
 from ttt_runtime.wav_writer import StreamingWavWriter
 
@@ -35,14 +35,10 @@ class Options:
 
     def load(self) -> Assistant:
         """Load the assistant."""
-        if self.exactness not in EXACTNESS:
-            raise ConfigError(
-                f"unknown exactness {self.exactness!r}; known: {', '.join(EXACTNESS)}"
-            )
         return Assistant.from_bundle(
             shipped_or(self.bundle),
             self.device,
-            self.exactness,
+            exactness_named(self.exactness),
             preset=self.preset,
             threads=self.threads,
         )

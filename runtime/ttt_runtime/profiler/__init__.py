@@ -1,0 +1,1 @@
+"""ttt-profile: where the time of a turn goes."""
