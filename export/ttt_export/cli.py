@@ -53,6 +53,13 @@ SpeechTokenizer = Annotated[
 SpeechDecoder = Annotated[
     Path | None, typer.Option(help="Folder of the GLM-4-Voice speech decoder.")
 ]
+Engines = Annotated[
+    bool,
+    typer.Option(
+        "--engines/--no-engines",
+        help="Build the engines of tensorrt and rtx here; without, ttt-engines does on the device.",
+    ),
+]
 Report = Annotated[
     Path | None, typer.Option(help="Also write the quality report to this JSON file.")
 ]
@@ -78,6 +85,7 @@ def _command(
     cache_rows: CacheRows = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
+    engines: Engines = True,
     report: Report = None,
     seed: Seed = 0,
     force: Force = False,

@@ -25,6 +25,8 @@ from ttt_export.reference_stream import StreamedReference
 from ttt_export.sequences import Sequences, load_sequences
 from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
+from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
+from ttt_export.tensorrt.profiles import SpanShape
 from ttt_export.validate import check_structure, validate
 from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import CALIBRATED
@@ -75,6 +77,8 @@ class ExportOptions:
         speech_tokenizer, speech_decoder: folders of the GLM-4-Voice codec.
         seed: draws synthetic sequences and the validation's inputs.
         force: replace an existing bundle.
+        engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
+            on the device.
     """
 
     precision: str = "fp32"
@@ -89,6 +93,12 @@ class ExportOptions:
     speech_decoder: Path | None = None
     seed: int = 0
     force: bool = False
+    engines: bool = True
+
+    @property
+    def builds_engines(self) -> bool:
+        """True if engines belong to this export."""
+        return self.engines and self.engine in FIXED_CACHE_ENGINES
 
     def resolve_recipe(self) -> Recipe:
         """Return the recipe with this export's gates; ConfigError for an unknown combination."""
@@ -160,6 +170,8 @@ def export_checkpoint(
     """
     options = options or ExportOptions(precision=precision, engine=engine)
     recipe = options.resolve_recipe()
+    if options.builds_engines:
+        check_builder(options.engine)
     progress(f"reading {checkpoint_path}")
     checkpoint = open_checkpoint(checkpoint_path, options.adapter)
     cache_rows = options.cache_dim(checkpoint)
@@ -195,6 +207,19 @@ def export_checkpoint(
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
         shutil.rmtree(folder / TWIN_FOLDER, ignore_errors=True)
+        graphs = {name: GraphEntry(spec, f"{name}.onnx") for name, spec in specs.items()}
+        engines: dict[str, Any] = {}
+        if options.builds_engines:
+            spans = SpanShape.of_presets(presets.values())
+            built = build_graph_engines(
+                folder,
+                graphs,
+                options.engine,
+                spans=spans,
+                say=progress,
+                shown_folder=bundle.out,
+            )
+            engines = {RECORD: engine_records(built)}
         path = bundle.publish(
             BundleConfig(
                 name=Path(out).name,
@@ -202,14 +227,14 @@ def export_checkpoint(
                 layout=checkpoint.layout,
                 precision=options.precision,
                 engine=options.engine,
-                graphs={name: GraphEntry(spec, f"{name}.onnx") for name, spec in specs.items()},
+                graphs=graphs,
                 embeddings=embeddings,
                 presets=presets,
                 prompts=prompts,
                 tokenizer="tokenizer.json",
                 codec=codec,
                 made_from=made_from(checkpoint, options, recipe),
-                made_with=made_with(),
+                made_with={**made_with(), **engines},
             )
         )
     return ExportResult(path, report, tuple(checks))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
+from ttt_export.tensorrt.cache import TIMING_CACHE
 from ttt_export.tensorrt.profiles import dynamic_inputs
 from ttt_export.tensorrt.request import BuildRequest
 from ttt_runtime.tensorrt.api import Backend
+from ttt_runtime.tensorrt.loader import ENGINE_FOLDER
 from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
 
 
-def equivalent_command(
-    backend: Backend, request: BuildRequest, engine: Path, timing_cache: Path | None = None
-) -> str:
-    """Return the trtexec or tensorrt_rtx line, ready for a shell."""
+def equivalent_command(backend: Backend, request: BuildRequest) -> str:
+    """Return the trtexec or tensorrt_rtx line, ready for a shell.
+
+    The engine's place is the bundle's engine folder, beside the graph of the request.
+    """
+    folder = request.graph.parent / ENGINE_FOLDER
+    engine = folder / request.identity.file_name
     words = [backend.flavour.program, f"--onnx={request.graph}", f"--saveEngine={engine}"]
     if backend.flavour.needs_gpu:
         words.append("--stronglyTyped")
@@ -38,7 +42,7 @@ def equivalent_command(
         words.append(f"--builderOptimizationLevel={request.options.optimization_level}")
     if request.spec.inputs[0].dtype == "float32":
         words.append("--noTF32")
-    if timing_cache is not None and backend.flavour.timing_cache:
-        words.append(f"--timingCacheFile={timing_cache}")
+    if backend.flavour.timing_cache:
+        words.append(f"--timingCacheFile={folder / TIMING_CACHE}")
     words.append("--skipInference")
     return shlex.join(words)

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ttt_export.tensorrt.builder import build_engine
-from ttt_export.tensorrt.cache import TIMING_CACHE, EngineCache, atomic_file
+from ttt_export.tensorrt.builder import Built, build_engine
+from ttt_export.tensorrt.cache import EngineCache, atomic_file
 from ttt_export.tensorrt.command_line import equivalent_command
 from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
 from ttt_export.tensorrt.progress import Bar, Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
-from ttt_ref.errors import ExportError
+from ttt_ref.errors import DeviceError, ExportError
 from ttt_runtime.bundle import Bundle, sha256_of
 from ttt_runtime.bundle_config import CONFIG_NAME, BundleConfig, FileRecord, GraphEntry
 from ttt_runtime.doctor.gpu import probe_gpus
 from ttt_runtime.tensorrt.api import Backend, load_backend
 from ttt_runtime.tensorrt.loader import ENGINE_FOLDER, Probe
-from ttt_runtime.tensorrt.stamp import EngineStamp, stamp_path
+from ttt_runtime.tensorrt.stamp import EngineIdentity, EngineStamp, stamp_path
 
 RECORD: Final = "engines"  # key of `made_with` in the bundle's configuration
 
@@ -76,6 +76,21 @@ class BuiltEngine:
         return f"{self.graph}: {self.path.name} ({size}) in {cost}"
 
 
+def check_builder(engine: str, probe: Probe = probe_gpus) -> None:
+    """Refuse at once what could only fail after a long export.
+
+    Raises:
+        DeviceError: the API is missing or too old, or TensorRT finds no GPU.
+    """
+    backend = load_backend(engine)
+    try:
+        target_architecture(backend, BuildOptions(), probe)
+    except DeviceError as error:
+        raise DeviceError(
+            f"{error}; or export with --no-engines and run ttt-engines on the device"
+        ) from None
+
+
 def build_graph_engines(
     folder: Path,
     graphs: Mapping[str, GraphEntry],
@@ -87,6 +102,7 @@ def build_graph_engines(
     probe: Probe = probe_gpus,
     say: Say = _silent,
     show_progress: bool = False,
+    shown_folder: Path | None = None,
 ) -> list[BuiltEngine]:
     """Build the engines of decoder and heads into `folder`/engines.
 
@@ -100,6 +116,7 @@ def build_graph_engines(
         probe: finds the GPU.
         say: called with one line before and after each engine.
         show_progress: draw a bar on stderr.
+        shown_folder: the folder that command lines name, if `folder` is only a temporary one.
 
     Raises:
         DeviceError: the API is missing or too old, or TensorRT finds no GPU.
@@ -119,30 +136,33 @@ def build_graph_engines(
         request = build_request(
             backend, entry.spec, folder / entry.file, profiles, options, architecture
         )
-        path = cache.path(request.identity)
-        timing = cache.folder / TIMING_CACHE if backend.flavour.timing_cache else None
-        command = equivalent_command(backend, request, path, timing)
         stamp = cache.find(request.identity)
+        command = equivalent_command(
+            backend, replace(request, graph=(shown_folder or folder) / entry.file)
+        )
         reused = stamp is not None
         if stamp is None:
             say(f"engine of {name}; the same by hand: {command}")
-            with (
-                Bar(f"{backend.flavour.title} {name}")
-                if show_progress
-                else nullcontext(Silent()) as reporter
-            ):
+            title = f"{backend.flavour.title} {name}"
+            with Bar(title) if show_progress else nullcontext(Silent()) as reporter:
                 result = build_engine(backend, request, reporter, cache.timing_cache())
-            cost = {
-                "seconds": round(result.cost.seconds, 2),
-                "peak_memory_bytes": result.cost.peak_memory_bytes,
-            }
-            stamp = cache.publish(request.identity, result.engine, cost)
-            cache.drop_older(request.identity)
-            if result.timing_cache is not None:
-                cache.keep_timing_cache(result.timing_cache)
+            stamp = _publish(cache, request.identity, result)
+        path = cache.path(request.identity)
         built.append(BuiltEngine(name, path, stamp, reused, command))
         say(built[-1].line())
     return built
+
+
+def _publish(cache: EngineCache, identity: EngineIdentity, result: Built) -> EngineStamp:
+    cost = {
+        "seconds": round(result.cost.seconds, 2),
+        "peak_memory_bytes": result.cost.peak_memory_bytes,
+    }
+    stamp = cache.publish(identity, result.engine, cost)
+    cache.drop_older(identity)
+    if result.timing_cache is not None:
+        cache.keep_timing_cache(result.timing_cache)
+    return stamp
 
 
 def engine_records(built: list[BuiltEngine]) -> dict[str, Any]:

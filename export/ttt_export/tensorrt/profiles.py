@@ -22,6 +22,9 @@ from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec, T
 Range = tuple[int, int, int]
 
 DEFAULT_BLOCKS: Final = (26, 32)  # of the two released presets
+# TensorRT-RTX 1.6 and 1.7 fail ("more than one op named") on two layers and a range of rows that
+# ends at 64 or below; one row more and they build. Wider costs nothing: the best value counts.
+BLOCK_MOST_ROWS: Final = 128
 PREFILL_BEST_ROWS: Final = 512  # rows of one prefill forward, unless a run of speech is longer
 ROWS: Final[Mapping[str, str]] = {DECODER: "Q", TEXT_HEAD: "N", SPEECH_HEAD: "N"}
 
@@ -79,33 +82,34 @@ def graph_profiles(spec: GraphSpec, spans: SpanShape) -> tuple[Profile, ...]:
                 f"graph {spec.name}: input {tensor.name} has the open dimension {loose[0]!r}, "
                 "which an engine needs fixed; export with -e tensorrt or -e rtx"
             )
-    limit = _row_limit(spec)
     # One more row than the block: the text token that opened the span is committed with it.
     smallest, largest = spans.blocks[0] + 1, spans.blocks[-1] + 1
-    ranges: list[tuple[str, Range]] = [("text", (1, 1, 1)), ("block", (2, smallest, largest))]
-    if spans.longest > largest:
-        ranges.append(("span", (2, min(4 * largest, spans.longest), spans.longest)))
-    if spec.name == DECODER:
-        ranges.append(("prefill", (2, PREFILL_BEST_ROWS, limit or PREFILL_BEST_ROWS)))
+    block_most = max(largest, BLOCK_MOST_ROWS)
+    limit = _row_limit(spec, block_most)
+    ranges: list[tuple[str, Range]] = [("text", (1, 1, 1)), ("block", (2, smallest, block_most))]
+    if spec.name == DECODER:  # a head sees at most the block
+        if spans.longest > block_most:
+            ranges.append(("span", (2, min(4 * largest, spans.longest), spans.longest)))
+        ranges.append(("prefill", (2, PREFILL_BEST_ROWS, limit)))
     seen: dict[Range, Profile] = {}
     for name, limits in ranges:
-        clipped = _clip(limits, limit)
+        low, best, most = (min(value, limit) for value in limits)
+        clipped = (low, best, most)
         seen.setdefault(clipped, Profile(name, {rows: clipped}))
     return tuple(seen.values())
 
 
-def _row_limit(spec: GraphSpec) -> int | None:
+def _row_limit(spec: GraphSpec, block_most: int) -> int:
     if spec.name != DECODER:
-        return None
+        return block_most
     rows = spec.input("mask").shape[1]
-    return rows if isinstance(rows, int) else None
-
-
-def _clip(limits: Range, limit: int | None) -> Range:
-    if limit is None:
-        return limits
-    low, best, high = (min(value, limit) for value in limits)
-    return low, best, high
+    assert isinstance(rows, int)  # an open dimension was refused above
+    if rows < block_most:
+        raise ExportError(
+            f"a cache of {rows} rows is too short for an engine, which needs {block_most} or more; "
+            f"export with --cache-rows {block_most}"
+        )
+    return rows
 
 
 def ranges_of(profiles: Iterable[Profile]) -> dict[str, dict[str, Range]]:

@@ -23,8 +23,9 @@ class Flavour:
         engine: name of the engine as bundles and command lines say it.
         module: Python module.
         title: the product's name in messages.
-        minimum: oldest version whose ONNX parser knows our graphs (TensorScatter, RMSNormalization
-            and RotaryEmbedding came with TensorRT 10.15).
+        minimum: oldest version that takes our graphs: TensorScatter, RMSNormalization and
+            RotaryEmbedding came to the parser with TensorRT 10.15; TensorRT-RTX before 1.6 cannot
+            build 4-bit weights without a GPU.
         program: the command-line tool that does the same.
         install: what to do when it is missing.
         needs_gpu: building needs the GPU that the engine is for.
@@ -57,7 +58,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         engine="rtx",
         module="tensorrt_rtx",
         title="TensorRT-RTX",
-        minimum=(1, 4),
+        minimum=(1, 6),
         program="tensorrt_rtx",
         install="pip install 'ttt-edge[rtx]'",
         needs_gpu=False,
