@@ -312,6 +312,25 @@ def test_a_reader_that_goes_away_is_no_error(question: Path) -> None:
     assert "Exception" not in process.stderr
 
 
+def test_a_full_disk_is_one_line(question: Path) -> None:
+    code = SLOW.replace("time.sleep(0.1)", "pass")
+    for arguments in (("-o", "/dev/full"), ("--json",), ("-o", "-")):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run(
+                [sys.executable, "-c", code, "answer", str(question), *arguments],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(),
+            )
+        assert process.returncode == 2, arguments
+        assert process.stderr.splitlines()[-1].startswith("error: no space left"), process.stderr
+
+
+def test_the_text_of_a_model_may_not_steer_the_terminal() -> None:
+    assert session._printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
+
+
 def test_playing_needs_a_device(cli, question: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def nothing(**_: object) -> None:
         raise ValueError("no device")

@@ -111,7 +111,8 @@ def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: floa
         if options.json:
             _report(options, reply, source, None, sys.stdout)
         else:
-            print(f"{source}: {reply.heard}" if len(inputs) > 1 else reply.heard)
+            heard = _printable(reply.heard)
+            print(f"{source}: {heard}" if len(inputs) > 1 else heard)
 
 
 def run_speak(options: Options, text: str, output: str | None, *, play: bool) -> None:
@@ -182,7 +183,7 @@ def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) ->
     for part in parts:
         if isinstance(part, TextPart):
             if live is not None:
-                print(part.text, end="", file=live, flush=True)
+                print(_printable(part.text), end="", file=live, flush=True)
         elif isinstance(part, AudioPart):
             if sound is not None:
                 sound.write(part)
@@ -192,6 +193,11 @@ def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) ->
         print(file=live)
     assert reply is not None
     return reply
+
+
+def _printable(text: str) -> str:
+    """Replace control characters: a model's text may not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def _report(
