@@ -45,3 +45,32 @@ def _one_thread():
     torch.set_num_threads(1)
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `tokenizer` and `decoder` of random weights in the released files' form."""
+    from ttt_ref.codec.glm4voice.random_weights import write_codec
+
+    folder = tmp_path_factory.mktemp("codec")
+    write_codec(folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_codec: Path):
+    from ttt_ref.codec.glm4voice.codec import Glm4VoiceTokenizer
+    from ttt_ref.codec.glm4voice.weights import load_tokenizer
+
+    return Glm4VoiceTokenizer(load_tokenizer(tiny_codec / "tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_codec: Path):
+    from ttt_ref.codec.glm4voice.codec import Glm4VoiceDecoder
+    from ttt_ref.codec.glm4voice.flow import SolverOptions
+    from ttt_ref.codec.glm4voice.weights import load_flow, load_hift
+
+    folder = tiny_codec / "decoder"
+    # Two steps: what is tested of streams does not depend on how well the flow is solved.
+    return Glm4VoiceDecoder(load_flow(folder), load_hift(folder), SolverOptions(steps=2))

@@ -44,9 +44,27 @@ def _plain(loader: _PlainLoader, node: yaml.Node) -> Any:
 _PlainLoader.add_constructor(None, _plain)
 
 
-def _resolve(value: Any, top: dict[str, Any], depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise CodecError(f"the YAML file nests deeper than {MAX_DEPTH} levels; it is no codec file")
+_OPENING = (
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+
+
+def _check_tokens(path: Path, text: str) -> None:
+    """Refuse what makes a small file take endless time or memory, before it is parsed."""
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > MAX_DEPTH:
+            raise CodecError(f"{path} nests deeper than {MAX_DEPTH} levels; it is no codec config")
+        if isinstance(token, yaml.AliasToken):
+            raise CodecError(f"{path} uses YAML aliases, which no codec config does")
+
+
+def _resolve(value: Any, top: dict[str, Any]) -> Any:
     if isinstance(value, _Reference):
         target = top.get(str(value))
         if target is None or isinstance(target, dict | list | _Reference):
@@ -55,9 +73,9 @@ def _resolve(value: Any, top: dict[str, Any], depth: int) -> Any:
             )
         return target
     if isinstance(value, dict):
-        return {key: _resolve(item, top, depth + 1) for key, item in value.items()}
+        return {key: _resolve(item, top) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve(item, top, depth + 1) for item in value]
+        return [_resolve(item, top) for item in value]
     return value
 
 
@@ -75,9 +93,7 @@ def read_yaml(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
         raise CodecError(f"{path} is larger than {MAX_BYTES} bytes; that is no codec config")
     try:
         text = path.read_bytes().decode("utf-8")
-        # Aliases let a small file expand without bound, and no released config uses one.
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise CodecError(f"{path} uses YAML aliases, which no codec config does")
+        _check_tokens(path, text)
         data = yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -87,4 +103,4 @@ def read_yaml(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     missing = [name for name in sections if name not in data]
     if missing:
         raise CodecError(f"{path} has no section {missing[0]!r}; expected {', '.join(sections)}")
-    return {name: _resolve(data[name], data, 0) for name in sections}
+    return {name: _resolve(data[name], data) for name in sections}
