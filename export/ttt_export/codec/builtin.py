@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ttt_ref.codec.builtin.config import DecoderConfig
 from ttt_ref.codec.builtin.decoder import SpeechDecoder, unit_to_pitch
 from ttt_ref.codec.builtin.features import LOG_CENTRE, LOG_SPREAD, POWER_FLOOR, mel_filters
 from ttt_ref.codec.builtin.layers import digits_to_ids
-from ttt_ref.codec.builtin.source import noise_gate
+from ttt_ref.codec.builtin.source import gains, noise_gate
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.errors import ExportError
 from ttt_runtime.bundle import BundleWriter
@@ -61,7 +60,7 @@ class DecoderGraph(nn.Module):
         before = [row.unsqueeze(0) for row in past.unbind(0)]
         unit, logit, filters, after = self.network(codes, None, before)
         voiced = (logit > 0).float()
-        pulse, noise = torch.exp(filters[:, :, 0]), torch.exp(filters[:, :, 2])
+        pulse, noise = gains(filters)
         gate = noise_gate(pulse * voiced.unsqueeze(-1), noise, self.config)
         pulse = pulse * gate
         return (
@@ -137,9 +136,7 @@ def to_onnx(
         verbose=False,
     )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     for node in [*model.graph.node, *(n for f in model.functions for n in f.node)]:
         del node.metadata_props[:]  # stack traces of the exporting machine
         node.doc_string = ""

@@ -27,7 +27,9 @@ def _write(folder: Path, part: str, config: dict[str, Any], module: nn.Module) -
     save_file(weights, temporary)
     os.replace(temporary, folder / f"{part}.safetensors")
     file = folder / "config.json"
-    known = json.loads(file.read_text()) if file.exists() else {"ttt_codec": {"type": CODEC_TYPE}}
+    known: dict[str, Any] = {"ttt_codec": {"type": CODEC_TYPE}}
+    if file.exists():
+        known = json.loads(file.read_text())
     known["ttt_codec"][part] = config
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(known, indent=2) + "\n")

@@ -12,7 +12,6 @@ from ttt_ref.codec.builtin.source import F0_HIGH_HZ, F0_LOW_HZ, noise_like, rend
 from ttt_ref.errors import CodecError
 
 F0_CENTRE_HZ, F0_SCALE = 180.0, 2.0
-LOG_GAIN_LOW, LOG_GAIN_HIGH = -12.0, 5.0
 
 
 def pitch_to_unit(f0_hz: Tensor) -> Tensor:
@@ -95,18 +94,16 @@ class DecoderNetwork(nn.Module):
         real = (ids < self.config.num_codes).unsqueeze(-1)
         digits = ids_to_digits(ids, self.config.code_digits) * real
         x = run(self.code_blocks, self.embed(ids) + self.digits(digits))
-        x = self.upsample(x).unflatten(2, (2, -1)).flatten(1, 2)
+        rows, width = ids.shape[0], self.config.width
+        x = self.upsample(x).reshape(rows, -1, width)
         x = run(self.frame_blocks, x)
         heard = self.to_pitch(x).float()  # [B, 2 N, (pitch, voicing) of two frames]
-        unit, logit = heard.unflatten(2, (2, 2)).flatten(1, 2).unbind(2)
+        unit, logit = heard.reshape(rows, -1, 2).unbind(2)
         if pitch is None:
             pitch = torch.stack([unit, (logit > 0).float()], dim=2)
-        x = x + self.from_pitch(pitch.unflatten(1, (-1, 2)).flatten(2))
+        x = x + self.from_pitch(pitch.reshape(rows, -1, 4))
         x = run(self.filter_blocks, x)
-        filters = self.to_filters(self.norm(x)).unflatten(2, (2, 3, -1)).flatten(1, 2)
-        gain = torch.tensor([1.0, 0.0, 1.0]).view(3, 1)
-        limited = filters.float().clamp(LOG_GAIN_LOW, LOG_GAIN_HIGH)
-        filters = torch.where(gain > 0, limited, filters.float())
+        filters = self.to_filters(self.norm(x)).reshape(rows, -1, 3, self.config.bins)
         return unit, logit, filters, new
 
 

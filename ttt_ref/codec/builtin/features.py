@@ -20,12 +20,12 @@ LOG_CENTRE, LOG_SPREAD = -3.0, 4.0
 
 def hz_to_mel(hz: float) -> float:
     """HTK mel scale."""
-    return 2595.0 * math.log10(1.0 + hz / 700.0)
+    return float(2595.0 * math.log10(1.0 + hz / 700.0))
 
 
 def mel_to_hz(mel: float) -> float:
     """Inverse of :func:`hz_to_mel`."""
-    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return float(700.0 * (10.0 ** (mel / 2595.0) - 1.0))
 
 
 def mel_filters(config: TokenizerConfig, low_hz: float = 40.0) -> Tensor:
@@ -53,6 +53,8 @@ class LogMel(nn.Module):
         self.register_buffer("filters", mel_filters(config), persistent=False)
         window = torch.hann_window(config.window_samples, periodic=True)
         self.register_buffer("window", window, persistent=False)
+        self.filters: Tensor
+        self.window: Tensor
 
     @property
     def side_samples(self) -> int:

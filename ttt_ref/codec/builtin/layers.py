@@ -27,7 +27,8 @@ class DepthwiseConv(nn.Module):
         else:
             x = F.pad(torch.cat([past, x], dim=1), (0, 0, 0, self.right))
         y = F.conv2d(x.transpose(1, 2).unsqueeze(2), self.weight, self.bias, groups=x.shape[2])
-        return y.squeeze(2).transpose(1, 2)
+        mixed: Tensor = y.squeeze(2).transpose(1, 2)
+        return mixed
 
 
 class ConvNeXtBlock(nn.Module):
@@ -46,7 +47,8 @@ class ConvNeXtBlock(nn.Module):
         if mask is not None:
             x = x * mask
         y = self.norm(self.conv(x, past))
-        return x + self.scale * self.down(F.gelu(self.up(y)))
+        out: Tensor = x + self.scale * self.down(F.gelu(self.up(y)))
+        return out
 
 
 def round_codes(u: Tensor) -> Tensor:

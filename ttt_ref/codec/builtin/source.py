@@ -17,6 +17,7 @@ from torch import Tensor
 from ttt_ref.codec.builtin.config import DecoderConfig
 
 F0_LOW_HZ, F0_HIGH_HZ = 50.0, 700.0
+LOG_GAIN_LOW, LOG_GAIN_HIGH = -12.0, 5.0
 
 
 def ramp_to_samples(frames: Tensor, hop: int, first: Tensor) -> Tensor:
@@ -41,7 +42,8 @@ def pulse_train(f0_hz: Tensor, voiced: Tensor, config: DecoderConfig, phase: Ten
     small = half.abs() < 1e-7
     kernel = torch.sin((count + 0.5) * angle) / (2 * torch.where(small, 1.0, half)) - 0.5
     kernel = torch.where(small, count, kernel)
-    return (kernel * torch.sqrt(2.0 / count) * gain).float()
+    pulses: Tensor = (kernel * torch.sqrt(2.0 / count) * gain).float()
+    return pulses
 
 
 def noise_like(config: DecoderConfig, samples: int) -> Tensor:
@@ -54,7 +56,8 @@ def overlap_gain(config: DecoderConfig, device: torch.device | None = None) -> T
     """1 / sum of squared windows at each of the hop's samples [hop], as if frames never ended."""
     window = torch.hann_window(config.fft_samples, periodic=True, device=device)
     padded = F.pad(window.square(), (0, -config.fft_samples % config.hop_samples))
-    return 1.0 / padded.view(-1, config.hop_samples).sum(0)
+    inverse: Tensor = 1.0 / padded.view(-1, config.hop_samples).sum(0)
+    return inverse
 
 
 def frames_of(source: Tensor, config: DecoderConfig) -> Tensor:
@@ -65,7 +68,8 @@ def frames_of(source: Tensor, config: DecoderConfig) -> Tensor:
     lead, hop, size = config.lead_samples, config.hop_samples, config.fft_samples
     window = torch.hann_window(size, periodic=True, device=source.device)
     frames = F.pad(source, (lead, hop)).unfold(1, size, hop)
-    return torch.fft.rfft(frames * window)
+    spectra: Tensor = torch.fft.rfft(frames * window)
+    return spectra
 
 
 def overlap_add(spectra: Tensor, config: DecoderConfig) -> Tensor:
@@ -77,7 +81,8 @@ def overlap_add(spectra: Tensor, config: DecoderConfig) -> Tensor:
     total = (count - 1) * hop + size
     summed = F.fold(frames.transpose(1, 2), (1, total), (1, size), stride=(1, hop)).flatten(1)
     rest = -(-size // hop) * hop - size
-    audio = F.pad(summed, (0, rest)).unflatten(1, (-1, hop)) * overlap_gain(config, summed.device)
+    steps = F.pad(summed, (0, rest)).reshape(len(summed), -1, hop)
+    audio = steps * overlap_gain(config, summed.device)
     return audio.flatten(1)[:, lead : lead + count * hop]
 
 
@@ -86,6 +91,13 @@ def noise_gate(pulse_gain: Tensor, noise_gain: Tensor, config: DecoderConfig) ->
     power = (pulse_gain.square() + noise_gain.square()).mean(-1, keepdim=True)
     level_db = 10.0 * torch.log10(power + 1e-12)
     return ((level_db - config.gate_db) / config.gate_range_db).clamp(0.0, 1.0)
+
+
+def gains(filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Gains of pulses and noise [..., bins] from log filters [..., 3, bins]."""
+    limited = filters[..., 0::2, :].clamp(LOG_GAIN_LOW, LOG_GAIN_HIGH)
+    pulse, noise = torch.exp(limited).unbind(-2)
+    return pulse, noise
 
 
 def render(
@@ -102,8 +114,7 @@ def render(
     Filters: log gain and phase for the pulses, log gain for the noise [B, F * hop].
     """
     filters = filters.float()
-    pulse_gain = torch.exp(filters[:, :, 0])
-    noise_gain = torch.exp(filters[:, :, 2])
+    pulse_gain, noise_gain = gains(filters)
     if gate:
         opening = noise_gate(pulse_gain * voiced[..., None], noise_gain, config)
         pulse_gain, noise_gain = pulse_gain * opening, noise_gain * opening

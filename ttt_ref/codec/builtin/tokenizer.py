@@ -98,7 +98,7 @@ class CtcHead(nn.Module):
         x = self.enter(digits)
         for block in self.blocks:
             x = block(x, mask)
-        x = F.gelu(self.upsample(x)).unflatten(2, (2, -1)).flatten(1, 2)
+        x = F.gelu(self.upsample(x)).reshape(x.shape[0], -1, x.shape[2])
         x = self.norm(x)
         return self.phones(x), self.letters(x)
 

@@ -62,7 +62,8 @@ def change_speed(audio: Audio, factor: float) -> Audio:
     a = 0.5 * (3.0 * (p1 - p2) + p3 - p0)
     b = p0 - 2.5 * p1 + 2.0 * p2 - 0.5 * p3
     c = 0.5 * (p2 - p0)
-    return (((a * t + b) * t + c) * t + p1).astype(np.float32)
+    cubic: Audio = (((a * t + b) * t + c) * t + p1).astype(np.float32)
+    return cubic
 
 
 def pad_silence(audio: Audio, left: int, right: int) -> Audio:
@@ -104,7 +105,8 @@ def equaliser(bins: int, rng: np.random.Generator, range_db: float) -> Audio:
     gains_db += np.linspace(-0.5, 0.5, 7) * rng.uniform(-range_db, range_db)
     hz = np.linspace(0.0, SAMPLE_RATE_HZ / 2, bins)
     axis = np.log2(1.0 + hz / 250.0) / np.log2(1.0 + SAMPLE_RATE_HZ / 2 / 250.0)
-    return (10 ** (np.interp(axis, points, gains_db) / 20)).astype(np.float32)
+    gains: Audio = (10 ** (np.interp(axis, points, gains_db) / 20)).astype(np.float32)
+    return gains
 
 
 def room_and_eq(audio: Audio, rng: np.random.Generator, config: AugmentConfig) -> Audio:
@@ -177,7 +179,8 @@ def speech_power(audio: Audio) -> float:
 def add_noise(audio: Audio, noise: Audio, snr_db: float) -> Audio:
     """Add unit-power noise [T] at a signal-to-noise ratio against the speech's active power."""
     scale = np.sqrt(speech_power(audio) * 10 ** (-snr_db / 10))
-    return (audio + scale * noise).astype(np.float32)
+    mixed: Audio = (audio + scale * noise).astype(np.float32)
+    return mixed
 
 
 def noisy(audio: Audio, kind: str, snr_db: float, pools: NoisePools, seed: int) -> Audio:

@@ -22,6 +22,7 @@ class SpectralLoss(nn.Module):
             fft_samples=1024, window_samples=1024, hop_samples=256, pad_samples=0
         )
         self.register_buffer("filters", mel_filters(config), persistent=False)
+        self.filters: Tensor
 
     def magnitude(self, audio: Tensor, size: int) -> Tensor:
         """[B, T] -> [B, frames, bins] at a hop of a quarter window."""
@@ -39,6 +40,9 @@ class SpectralLoss(nn.Module):
             stft = stft + (torch.log(a) - torch.log(b)).abs().mean()
             stft = stft + 0.5 * torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)
             if size == 1024:
-                filters: Tensor = self.filters
-                mel = (torch.log(a @ filters + 1e-3) - torch.log(b @ filters + 1e-3)).abs().mean()
+                mel = (
+                    (torch.log(a @ self.filters + 1e-3) - torch.log(b @ self.filters + 1e-3))
+                    .abs()
+                    .mean()
+                )
         return stft / len(SIZES), mel

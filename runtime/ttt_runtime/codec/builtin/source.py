@@ -107,7 +107,7 @@ class FilterBank:
         return rest[: self._p.lead_samples]
 
     def _take(self, rows: Frames) -> Audio:
-        audio = (rows * self._gain).ravel()
+        audio: Audio = (rows * self._gain).ravel()
         skipped = min(self._skip, len(audio))
         self._skip -= skipped
         return audio[skipped:]
