@@ -198,6 +198,7 @@ def build_engines(
         BundleError: the bundle cannot be read.
         DeviceError, ExportError: see `build_graph_engines`.
     """
+    forget_damaged_engines(Path(bundle_dir))
     bundle = Bundle.open(bundle_dir, verify="sizes")
     engine = engine or bundle.config.engine
     for entry in bundle.config.graphs.values():
@@ -218,6 +219,36 @@ def build_engines(
     return built
 
 
+def forget_damaged_engines(folder: Path) -> None:
+    """Take engine files that are gone or changed out of a bundle's list of files.
+
+    They can be built again, so they must not be what makes the bundle unreadable here.
+    """
+    config_file = folder / CONFIG_NAME
+    try:
+        config = json.loads(config_file.read_bytes())
+        listed = dict(config["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # opening the bundle says what is wrong with it
+    kept = {name: record for name, record in listed.items() if _is_whole(folder, name, record)}
+    if kept.keys() != listed.keys():
+        _write_config(config_file, {**config, "files": kept})
+
+
+def _is_whole(folder: Path, name: str, record: Any) -> bool:
+    parts = name.split("/")
+    if parts[0] != ENGINE_FOLDER or len(parts) != 2 or parts[1] in ("", ".", ".."):
+        return True  # no engine, or no name of ours: not for this function to judge
+    path = folder / name
+    return path.is_file() and sha256_of(path) == record.get("sha256")
+
+
+def _write_config(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def _record(bundle: Bundle, built: list[BuiltEngine]) -> None:
     files = {
         name: record
@@ -230,6 +261,4 @@ def _record(bundle: Bundle, built: list[BuiltEngine]) -> None:
             files[path.relative_to(bundle.path).as_posix()] = record
     made_with = {**bundle.config.made_with, RECORD: engine_records(built)}
     config: BundleConfig = replace(bundle.config, files=files, made_with=made_with)
-    text = json.dumps(config.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_file(bundle.path / CONFIG_NAME) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    _write_config(bundle.path / CONFIG_NAME, config.to_dict())

@@ -88,7 +88,7 @@ def graph_profiles(spec: GraphSpec, spans: SpanShape) -> tuple[Profile, ...]:
     limit = _row_limit(spec, block_most)
     ranges: list[tuple[str, Range]] = [("text", (1, 1, 1)), ("block", (2, smallest, block_most))]
     if spec.name == DECODER:  # a head sees at most the block
-        if spans.longest > block_most:
+        if min(spans.longest, limit) > block_most:
             ranges.append(("span", (2, min(4 * largest, spans.longest), spans.longest)))
         ranges.append(("prefill", (2, PREFILL_BEST_ROWS, limit)))
     seen: dict[Range, Profile] = {}

@@ -100,7 +100,7 @@ def make_monitor(trt: Any, reporter: Reporter) -> Any:
     value of `step_complete`.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
@@ -120,6 +120,8 @@ def make_monitor(trt: Any, reporter: Reporter) -> Any:
             return not reporter.cancelled
 
         def phase_finish(self, name: str) -> None:
+            if name in self._steps:  # the builder does not report its last step
+                reporter.phase(name, self._steps[name], self._steps[name])
             if self._inner and self._inner[-1] == name:
                 self._inner.pop()
             reporter.detail(self._inner[-1] if self._inner else "")

@@ -85,7 +85,7 @@ class Backend:
             trt.ILogger.WARNING: "warning",
         }
 
-        class Collector(trt.ILogger):  # type: ignore[name-defined]
+        class Collector(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
