@@ -25,6 +25,7 @@ from ttt_runtime.sampler import Floats, HeadBest
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
 
 DEFAULT_CAPACITY: Final = 4096
+RUNS_ON: Final = ("cpu",)  # devices that this runner keeps its cache on
 BUCKET_ROWS: Final = 64
 FORBIDDEN: Final = -1e30  # added to a logit: exp() of it is 0, and no NaN comes of it
 _KEPT_BINDINGS: Final = 24
@@ -183,15 +184,15 @@ class OrtRunner:
             BundleError: a graph is missing or is not what its spec says.
         """
         check_device(device)
-        if device != "cpu":
+        if device not in RUNS_ON:
             raise DeviceError(
                 f"device {device!r}: this version runs bundles on the CPU only; use --device cpu"
             )
         if bundle.config.engine not in ("cpu", "cuda"):
-            raise DeviceError(
-                f"bundle {bundle.config.name} was made for {bundle.config.engine}, not for "
-                f"{device}; export it with -e {device}"
-            )
+            # Late: the doctor imports this module for what it can run.
+            from ttt_runtime.doctor.needs import explain_bundle
+
+            raise DeviceError(f"{explain_bundle(bundle)}; export it with -e {device}")
         settings = SessionSettings(device, threads)
 
         def load(name: str) -> GraphSession:

@@ -129,10 +129,13 @@ def check_device(device: str) -> str:
     provider, extra = PROVIDERS[SessionSettings(device).device]
     have = import_onnxruntime().get_available_providers()
     if provider not in have:
-        raise DeviceError(
-            f"device {device!r} was asked for, but this onnxruntime has only {', '.join(have)}; "
-            f"install 'ttt-edge[{extra}]' or choose --device cpu"
+        # Late: the doctor tries engines, and imports this module for their names.
+        from ttt_runtime.doctor.engines import explain_missing
+
+        reason = explain_missing(device) or (
+            f"this onnxruntime has only {', '.join(have)}; install 'ttt-edge[{extra}]'"
         )
+        raise DeviceError(f"device {device!r} was asked for: {reason}; or choose --device cpu")
     return provider
 
 

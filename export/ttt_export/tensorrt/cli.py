@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ttt_ref.errors import exit_on_error
+from ttt_runtime.cli.entry import run_app
 
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle made with -e tensorrt or -e rtx.")]
 Engine = Annotated[
@@ -39,12 +39,11 @@ def _command(
     TensorRT builds for the GPU of this machine. TensorRT-RTX needs no GPU and builds for all from
     compute capability 8.6 on.
     """
-    with exit_on_error():
-        from ttt_export.tensorrt.engines import build_engines
-        from ttt_export.tensorrt.request import BuildOptions
+    from ttt_export.tensorrt.engines import build_engines
+    from ttt_export.tensorrt.request import BuildOptions
 
-        options = BuildOptions(workspace, builder_optimization_level, tuple(architecture or ()))
-        build_engines(bundle, engine, options=options, say=_say, show_progress=sys.stderr.isatty())
+    options = BuildOptions(workspace, builder_optimization_level, tuple(architecture or ()))
+    build_engines(bundle, engine, options=options, say=_say, show_progress=sys.stderr.isatty())
 
 
 def _say(line: str) -> None:
@@ -59,7 +58,7 @@ app.command()(_command)
 
 def main() -> None:
     """Run `ttt-engines`."""
-    app()
+    run_app(app)
 
 
 if __name__ == "__main__":

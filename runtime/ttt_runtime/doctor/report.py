@@ -1,0 +1,184 @@
+"""Everything that ttt-doctor found out, as one object: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.doctor.audio_devices import AudioDevices, list_audio_devices
+from ttt_runtime.doctor.engines import EngineStatus, check_engines
+from ttt_runtime.doctor.gpu import GpuReport, probe_gpus
+from ttt_runtime.doctor.machine import (
+    Cpu,
+    Memory,
+    free_disk,
+    read_cpu,
+    read_jetson,
+    read_memory,
+)
+from ttt_runtime.doctor.needs import Need, bundle_needs, cannot_run, gib
+
+PACKAGES: Final = (
+    "ttt-edge",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "sounddevice",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings. `needs` and `bundle` are empty without a bundle."""
+
+    python: str
+    system: str
+    packages: dict[str, str]
+    cpu: Cpu
+    memory: Memory | None
+    disk_free_bytes: int | None
+    jetson: str | None
+    gpus: GpuReport
+    engines: list[EngineStatus]
+    audio: AudioDevices
+    bundle: str | None
+    needs: list[Need]
+
+    @property
+    def good(self) -> bool:
+        """True if the bundle can run here; without a bundle, if any engine loads."""
+        if self.bundle is None:
+            return any(engine.loads for engine in self.engines)
+        return all(need.met for need in self.needs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {**asdict(self), "good": self.good}
+
+
+def collect(bundle_path: Path | None = None) -> Report:
+    """Examine this machine, and a bundle if one is given.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+    """
+    bundle = None if bundle_path is None else Bundle.open(bundle_path, verify="sizes")
+    gpus, memory = probe_gpus(), read_memory()
+    engines = check_engines(gpus)
+    needs: list[Need] = []
+    if bundle is not None:
+        status = next(engine for engine in engines if engine.name == bundle.config.engine)
+        needs = bundle_needs(bundle, status, gpus, memory)
+    return Report(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        packages=installed_packages(),
+        cpu=read_cpu(),
+        memory=memory,
+        disk_free_bytes=free_disk(bundle_path or Path.cwd()),
+        jetson=read_jetson(),
+        gpus=gpus,
+        engines=engines,
+        audio=list_audio_devices(),
+        bundle=None if bundle is None else bundle.config.name,
+        needs=needs,
+    )
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of the packages that matter and are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Draw the report."""
+    console.print(_machine_table(report))
+    console.print(_engine_table(report))
+    if report.bundle is None:
+        return
+    console.print(_needs_table(report))
+    missing = [need for need in report.needs if not need.met]
+    if missing:
+        text = cannot_run(report.bundle, missing[0])
+        console.print(text, style="red", soft_wrap=True, markup=False, highlight=False)
+    else:
+        text = f"bundle {report.bundle} can run on this machine"
+        console.print(text, style="green", soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
+    return table
+
+
+def _machine_table(report: Report) -> Table:
+    table = _table("machine", "what", "found")
+    table.add_row("system", report.system)
+    if report.jetson:
+        table.add_row("board", report.jetson)
+    features = ", ".join(report.cpu.features) or "none of those our kernels use"
+    table.add_row("cpu", f"{report.cpu.name}, {report.cpu.threads} threads; {features}")
+    memory = report.memory
+    if memory is not None:
+        text = f"{gib(memory.available_bytes)} available of {gib(memory.total_bytes)}"
+        table.add_row("memory", f"{text}, swap {gib(memory.swap_bytes)}")
+    if report.disk_free_bytes is not None:
+        table.add_row("disk", f"{gib(report.disk_free_bytes)} free")
+    for gpu in report.gpus.gpus:
+        total, free = gpu.memory_total_bytes, gpu.memory_free_bytes
+        size = "" if total is None else f", {gib(total)}"
+        size += "" if free is None else f" ({gib(free)} free)"
+        table.add_row(f"gpu {gpu.index}", f"{gpu.name}, {gpu.architecture}{size}")
+    if report.gpus.gpus:
+        driver, cuda = report.gpus.driver or "unknown", report.gpus.cuda or "unknown"
+        table.add_row("driver", f"{driver}, CUDA {cuda} (asked: {report.gpus.source})")
+    else:
+        table.add_row("gpu", report.gpus.problem or "none")
+    table.add_row("microphones", ", ".join(report.audio.inputs) or "none")
+    table.add_row("loudspeakers", ", ".join(report.audio.outputs) or "none")
+    if report.audio.problem:
+        table.add_row("audio", report.audio.problem)
+    packages = ", ".join(f"{name} {number}" for name, number in report.packages.items())
+    table.add_row("python", f"{report.python}; {packages}")
+    return table
+
+
+def _engine_table(report: Report) -> Table:
+    table = _table("engines", "engine", "loads", "version", "what is missing")
+    for engine in report.engines:
+        text = engine.line() or ""
+        if engine.builds and not engine.loads:
+            text += " (engine files can be built here)"
+        loads = "[green]yes[/green]" if engine.loads else "[red]no[/red]"
+        table.add_row(engine.name, loads, engine.version or "-", _plain(text))
+    return table
+
+
+def _needs_table(report: Report) -> Table:
+    table = _table(f"bundle {_plain(report.bundle or '')}", "need", "met", "detail")
+    for need in report.needs:
+        met = "[green]yes[/green]" if need.met else "[red]no[/red]"
+        table.add_row(need.name, met, _plain(need.detail))
+    return table
+
+
+def _plain(text: str) -> str:
+    """Keep rich from reading `[cpu]` in a command as markup."""
+    return text.replace("[", r"\[")
