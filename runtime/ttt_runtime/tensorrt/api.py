@@ -85,7 +85,7 @@ class Backend:
             trt.ILogger.WARNING: "warning",
         }
 
-        class Collector(trt.ILogger):  # type: ignore[misc]
+        class Collector(trt.ILogger):  # type: ignore[misc, name-defined]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
