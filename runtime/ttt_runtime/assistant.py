@@ -25,6 +25,8 @@ from ttt_runtime.prompt import PromptBuilder, Task, split_answer
 from ttt_runtime.timing import Timeline
 
 HEARD_NOTHING = "I heard nothing."
+# Tokens that one character can take; what is not whole after them never will be.
+_LONGEST_CHARACTER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +251,19 @@ class _TextStream:
 
     def __init__(self, prompts: PromptBuilder) -> None:
         self._prompts = prompts
-        self._ids: list[int] = []
+        self._waiting: list[int] = []
         self.whole = ""
 
     def push(self, token_id: int) -> str:
         """Return the text that this id completes."""
-        self._ids.append(token_id)
-        text = self._prompts.decode(self._ids)
-        if text.endswith("\ufffd"):
+        self._waiting.append(token_id)
+        # Byte-level tokens stand for bytes: what is whole decodes the same without its neighbours.
+        text = self._prompts.decode(self._waiting)
+        if text.endswith("\ufffd") and len(self._waiting) < _LONGEST_CHARACTER:
             return ""
-        new = text[len(self.whole) :]
-        self.whole = text
-        return new
+        self._waiting.clear()
+        self.whole += text
+        return text
 
 
 class _Voice:

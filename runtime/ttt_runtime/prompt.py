@@ -70,6 +70,9 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._layout = layout
         self.prompts = prompts
+        self._control_ids = frozenset(
+            (layout.im_start_id, layout.im_end_id, *layout.begin_ids, layout.end_of_audio_id)
+        )
         self._newline = self.encode("\n")
         self._headers = {role: self._header(role) for role in ("system", "user", "assistant")}
 
@@ -111,13 +114,6 @@ class PromptBuilder:
                 token = self._tokenizer.id_to_token(token_id)
                 raise ConfigError(f"the text contains the control token {token}; leave it out")
         return ids
-
-    @property
-    def _control_ids(self) -> frozenset[int]:
-        layout = self._layout
-        return frozenset(
-            (layout.im_start_id, layout.im_end_id, *layout.begin_ids, layout.end_of_audio_id)
-        )
 
     def speech(self, codes: Iterable[int]) -> list[int]:
         """Return the content ids of the user's speech, from codes [S]."""
