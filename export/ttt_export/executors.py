@@ -24,6 +24,7 @@ Float32Array = NDArray[np.float32]
 
 # Above this size of weights a decoder is run layer by layer.
 WHOLE_BYTES = 600 * 2**20
+SMALL_BYTES = 32 * 2**20
 
 _NUMPY: dict[str, Any] = {"float32": np.float32, "float16": np.float16}
 
@@ -54,9 +55,13 @@ class Written:
         }
         return replace(self, specs=changed)
 
-    def session(self, name: str, threads: int | None = None) -> GraphSession:
+    def session(self, name: str) -> GraphSession:
         """Load a graph."""
-        return GraphSession(self.path(name), self.specs[name], SessionSettings("cpu", threads))
+        return GraphSession(self.path(name), self.specs[name], self.settings(name))
+
+    def settings(self, name: str) -> SessionSettings:
+        """Return one thread for small graphs, which lose by more, and all CPUs for others."""
+        return SessionSettings("cpu", 1 if self.data_bytes(name) < SMALL_BYTES else None)
 
 
 class Executor(Protocol):
@@ -119,7 +124,7 @@ class SlicedExecutor:
         for index in range(written.config.num_hidden_layers):
             part = layer_spec(spec, written.config, index)
             with sliced(self._model, written.folder, part) as path:
-                session = GraphSession(path, part, SessionSettings("cpu"))
+                session = GraphSession(path, part, written.settings(DECODER))
                 for case, rows in zip(cases, states, strict=True):
                     self._run_case(session, case, rows)
                 del session

@@ -54,6 +54,7 @@ REPORT_FILE: Final = "export_report.json"
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
 DEFAULT_CACHE_ROWS: Final = 4096
+MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
 Progress = Callable[[str], None]
 
@@ -127,8 +128,8 @@ class ExportOptions:
                 )
             return "C"
         rows = min(DEFAULT_CACHE_ROWS, limit) if self.cache_rows is None else self.cache_rows
-        if not 64 <= rows <= limit:
-            raise ConfigError(f"--cache-rows is {rows}; expected 64 .. {limit}")
+        if not MIN_CACHE_ROWS <= rows <= limit:
+            raise ConfigError(f"--cache-rows is {rows}; expected {MIN_CACHE_ROWS} .. {limit}")
         return rows
 
 

@@ -23,7 +23,7 @@ from ttt_quant.report import (
     summarize_ranks,
 )
 from ttt_ref.config import TokenLayout
-from ttt_runtime.graph_spec import SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 
 IntArray = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
@@ -91,6 +91,9 @@ def measure_quality(
         Text choices, speech choices, ranks of the end tags.
     """
     layout = written.layout
+    rows = written.specs[DECODER].input("mask").shape[1]
+    if isinstance(rows, int):
+        sequences = [ids[: rows - BLOCK] for ids in sequences]
     blocks = [block for ids in sequences for block in masked_blocks(ids, layout)]
     blocks = _spread(blocks, MAX_BLOCKS)
     everything = [*sequences, *blocks]
@@ -100,9 +103,9 @@ def measure_quality(
     logits = GraphLogits(written)
 
     text = ChoiceMeter()
-    rows = [text_rows(ids, layout) for ids in sequences]
-    keep = max(1, -(-sum(map(len, rows)) // MAX_TEXT_ROWS))
-    for number, positions in enumerate(rows):
+    followed = [text_rows(ids, layout) for ids in sequences]
+    keep = max(1, -(-sum(map(len, followed)) // MAX_TEXT_ROWS))
+    for number, positions in enumerate(followed):
         for chunk in _chunks(positions[::keep]):
             text.add(reference.logits(want[number][chunk]), logits(got[number][chunk]))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ttt_export.export import ExportResult, export_checkpoint
 from ttt_ref import checkpoint
@@ -37,3 +41,21 @@ def load_once() -> Callable[[Path], Loaded]:
 def tied(golden_checkpoints: list[Path]) -> Path:
     """Return one golden checkpoint for tests that need just any."""
     return golden_checkpoints[0]
+
+
+@pytest.fixture(scope="session")
+def untied(golden_checkpoints: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint with an output layer of its own, made from a golden one."""
+    folder = tmp_path_factory.mktemp("untied") / "untied"
+    shutil.copytree(golden_checkpoints[0], folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    table = weights["model.embed_tokens.weight"]
+    noise = np.random.default_rng(0).normal(0, 0.05, table.shape)
+    weights["lm_head.weight"] = (table[::-1] + noise).astype(np.float32)
+    save_file(weights, folder / "model.safetensors")
+    return folder
