@@ -14,7 +14,8 @@ from ttt_quant.recipe import ENGINES, PRECISIONS
 from ttt_runtime.cli.entry import run_app
 
 if TYPE_CHECKING:
-    from ttt_export.export import ExportOptions, ExportResult
+    from ttt_export.export import ExportResult
+    from ttt_export.options import ExportOptions
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="Checkpoint folder, or a hub name (org/name).")
@@ -97,7 +98,7 @@ def _command(
     choices (gates). The quality report is printed and stored in the bundle.
     """
     # Heavy imports stay in here: --help and a wrong option should not wait for torch.
-    from ttt_export.export import ExportOptions
+    from ttt_export.options import ExportOptions
 
     options = ExportOptions(
         precision=precision,
@@ -126,7 +127,7 @@ def _run(
     plan_memory: bool,
 ) -> None:
     from ttt_export.export import export_checkpoint, report_json
-    from ttt_export.memory_plan import plan_export
+    from ttt_export.memory_plan import check_memory, plan_export
     from ttt_export.source import find_checkpoint, open_checkpoint
     from ttt_quant.report import GateError
 
@@ -135,6 +136,7 @@ def _run(
     if plan_memory:
         plan = plan_export(open_checkpoint(folder, options.adapter), recipe)
         typer.echo("\n".join(plan.lines()))
+        check_memory(plan)
         return
     try:
         result = export_checkpoint(folder, out, options=options, progress=_say)

@@ -19,6 +19,8 @@ from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
 from ttt_runtime.graph_spec import GraphSpec
 
+PROGRESS_LAYERS = 8
+
 ChooseScheme = Callable[[str, int], Scheme]
 
 
@@ -81,11 +83,14 @@ class DecoderEmitter:
         self._quantizer = quantizer
         self._compute = spec.input("embeds").dtype
 
-    def emit(self, source: WeightSource) -> None:
-        """Stream all layers out of `source` and write the graph."""
+    def emit(self, source: WeightSource, progress: Callable[[str], None]) -> None:
+        """Stream all layers out of `source` and write the graph; tell progress by layers."""
         cos, sin = self._rotary_angles()
         x = "embeds"
-        for index in range(self._config.num_hidden_layers):
+        layers = self._config.num_hidden_layers
+        for index in range(layers):
+            if index % PROGRESS_LAYERS == 0:
+                progress(f"writing decoder, layer {index + 1} of {layers}")
             layer = self._quantizer.prepare_layer(index, source)
             x = self._layer(layer, index, x, cos, sin)
         self._norm(source, "model.norm.weight", "norm", x, output="hidden")

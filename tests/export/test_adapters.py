@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from ttt_export.adapters import merge_adapter
-from ttt_export.export import ExportOptions, export_checkpoint
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_export.source import open_checkpoint
 from ttt_export.weights import CheckpointWeights, tensor
 from ttt_ref.errors import CheckpointError

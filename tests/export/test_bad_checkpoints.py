@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ttt_export.export import ExportOptions, export_checkpoint
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_export.source import find_checkpoint, open_checkpoint
 from ttt_export.weights import CheckpointWeights, tensor
 from ttt_ref.errors import CheckpointError, ConfigError, ExportError, TttError

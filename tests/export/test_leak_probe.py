@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from ttt_export.cases import Case, Pass, probe_sequence, sees
 from ttt_export.checks import ValidationError
 from ttt_export.executors import SlicedExecutor, WholeExecutor, Written, executor_for
-from ttt_export.export import open_table
+from ttt_export.graphs import open_table
 from ttt_export.leak_probe import probe_leaks
 from ttt_export.validate import check_structure, validate
 from ttt_ref.errors import ExportError

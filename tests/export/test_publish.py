@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ttt_export.cli import main
-from ttt_export.export import ExportOptions, export_checkpoint
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_export.writer import GraphWriter
 from ttt_quant.report import GateError
 from ttt_ref.config import GenerationConfig

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from ttt_export.export import ExportOptions, export_checkpoint
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_quant.recipe import default_recipe
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.bundle import Bundle
@@ -154,7 +155,7 @@ def test_gpu_graphs_are_checked_without_a_gpu(golden_checkpoints, tmp_path, prec
 
 
 def test_fixed_cache_of_four_axes(golden_checkpoints, tmp_path):
-    options = ExportOptions(engine="rtx", cache_rows=192)
+    options = ExportOptions(engine="rtx", cache_rows=192, engines=False)
     result = export_checkpoint(golden_checkpoints[0], tmp_path / "out", options=options)
     spec = Bundle.open(result.path).graph("decoder").spec
     assert spec.input("past_v.1").shape == (1, 2, 192, 16)

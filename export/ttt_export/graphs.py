@@ -1,0 +1,122 @@
+"""Write all graphs of a bundle by a recipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ttt_export.calibrate import CalibratedQuantizer, PlainQuantizer
+from ttt_export.decoder_graph import DecoderEmitter
+from ttt_export.executors import Written
+from ttt_export.head_graphs import emit_head
+from ttt_export.linear import LayerQuantizer
+from ttt_export.reference_stream import StreamedReference
+from ttt_export.sequences import Sequences
+from ttt_export.source import Checkpoint
+from ttt_export.validate import check_structure
+from ttt_export.writer import GraphWriter
+from ttt_quant.algorithms import CALIBRATED
+from ttt_quant.recipe import Recipe
+from ttt_quant.scheme import Scheme
+from ttt_runtime.bundle_config import EmbeddingsEntry
+from ttt_runtime.embeddings import EmbeddingTable
+from ttt_runtime.graph_spec import (
+    DECODER,
+    SPEECH_HEAD,
+    TEXT_HEAD,
+    CacheLayout,
+    Dim,
+    GraphSpec,
+    decoder_spec,
+    speech_head_spec,
+    text_head_spec,
+)
+
+TWIN_FOLDER: Final = ".twin"
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def graph_specs(
+    checkpoint: Checkpoint, recipe: Recipe, cache_rows: Dim, layout: CacheLayout
+) -> dict[str, GraphSpec]:
+    """Return the specs of the three model graphs."""
+    start = checkpoint.layout.audio_start
+    specs = (
+        decoder_spec(checkpoint.model, cache_rows, recipe.compute, layout),
+        text_head_spec(checkpoint.model, start, recipe.compute),
+        speech_head_spec(checkpoint.model, start, recipe.compute),
+    )
+    return {
+        spec.name: replace(spec, attributes={**spec.attributes, **recipe.session}) for spec in specs
+    }
+
+
+def write_graphs(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    specs: Mapping[str, GraphSpec],
+    folder: Path,
+    sequences: Sequences,
+    progress: Progress = silent,
+) -> Counter[str]:
+    """Emit decoder and heads; return how many matrices got which scheme."""
+    config, source = checkpoint.model, checkpoint.weights
+    counted: Counter[str] = Counter()
+    chosen: dict[str, Scheme] = {}
+
+    def choose(name: str, width: int) -> Scheme:
+        if name not in chosen:
+            chosen[name] = recipe.scheme(name, config.num_hidden_layers).fitted(width)
+            counted[chosen[name].describe()] += 1
+        return chosen[name]
+
+    quantizer: LayerQuantizer = PlainQuantizer()
+    if recipe.algorithms() & CALIBRATED:
+        progress(f"calibrating on {len(sequences.calibration)} sequences")
+        reference = StreamedReference(config, checkpoint.layout, source)
+        quantizer = CalibratedQuantizer(reference, config, choose, sequences.calibration)
+    with GraphWriter(folder / f"{DECODER}.onnx") as writer:
+        emitter = DecoderEmitter(writer, config, specs[DECODER], choose, quantizer)
+        emitter.emit(source, progress)
+    quantizer.prepare_heads(source)
+    for name in (TEXT_HEAD, SPEECH_HEAD):
+        progress(f"writing {name}")
+        scheme = choose(name, config.hidden_size)
+        with GraphWriter(folder / f"{name}.onnx") as writer:
+            emit_head(writer, specs[name], source, config, checkpoint.layout, scheme, quantizer)
+    return counted
+
+
+def runnable_here(
+    checkpoint: Checkpoint, recipe: Recipe, written: Written, sequences: Sequences
+) -> Written:
+    """Return graphs of the same weights that this machine's onnxruntime can run.
+
+    Its CPU kernels know no bfloat16 products. Such graphs are checked by structure here, and by
+    numbers through a twin that holds the same bfloat16 weights and computes in float32.
+    """
+    if recipe.compute != "bfloat16":
+        return written
+    check_structure(written)
+    folder = written.folder / TWIN_FOLDER
+    folder.mkdir()
+    wide = replace(recipe, compute="float32")
+    rows = written.specs[DECODER].input("mask").shape[1]
+    by_heads = written.specs[DECODER].attributes["cache_layout"] == "heads"
+    specs = graph_specs(checkpoint, wide, rows, "heads" if by_heads else "rows")
+    write_graphs(checkpoint, wide, specs, folder, sequences)
+    return replace(written, folder=folder, specs=specs)
+
+
+def open_table(folder: Path, entry: EmbeddingsEntry) -> EmbeddingTable:
+    """Map a written embedding table."""
+    scales = None if entry.scales_file is None else folder / entry.scales_file
+    return EmbeddingTable(folder / entry.file, entry.dtype, entry.rows, entry.columns, scales)

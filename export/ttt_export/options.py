@@ -1,0 +1,125 @@
+"""What an export can be told, and what a bundle says of its making."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from ttt_export.source import Checkpoint
+from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
+from ttt_ref.config import GenerationConfig
+from ttt_ref.errors import CheckpointError, ConfigError
+from ttt_runtime.graph_spec import CacheLayout, Dim
+
+# Engines that are built for one cache length; the others bind as much as the context needs.
+FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
+DEFAULT_CACHE_ROWS: Final = 4096
+MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `ttt-export` can be told; the defaults are a plain fp32 bundle for the CPU.
+
+    Attributes:
+        precision: fp32, fp16, bf16, int8 or int4; picks the recipe.
+        engine: cpu, cuda, tensorrt or rtx.
+        recipe: a recipe file instead of the default one.
+        adapter: folder of a LoRA adapter to merge in.
+        max_kl, min_agreement: gates instead of the recipe's.
+        cache_rows: cache length of engines that need a fixed one.
+        sequences: file of token sequences for calibration and the report.
+        speech_tokenizer, speech_decoder: folders of the GLM-4-Voice codec.
+        seed: draws synthetic sequences and the validation's inputs.
+        force: replace an existing bundle.
+        engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
+            on the device.
+    """
+
+    precision: str = "fp32"
+    engine: str = "cpu"
+    recipe: Path | None = None
+    adapter: Path | None = None
+    max_kl: float | None = None
+    min_agreement: float | None = None
+    cache_rows: int | None = None
+    sequences: Path | None = None
+    speech_tokenizer: Path | None = None
+    speech_decoder: Path | None = None
+    seed: int = 0
+    force: bool = False
+    engines: bool = True
+
+    @property
+    def builds_engines(self) -> bool:
+        """True if engines belong to this export."""
+        return self.engines and self.engine in FIXED_CACHE_ENGINES
+
+    def resolve_recipe(self) -> Recipe:
+        """Return the recipe with this export's gates; ConfigError for an unknown combination."""
+        recipe = default_recipe(self.precision, self.engine)
+        if self.recipe is not None:
+            recipe = read_recipe(self.recipe)
+        gates = Gates(
+            recipe.gates.max_kl if self.max_kl is None else self.max_kl,
+            recipe.gates.min_agreement if self.min_agreement is None else self.min_agreement,
+        )
+        return replace(recipe, gates=gates)
+
+    @property
+    def cache_layout(self) -> CacheLayout:
+        """Layout of the cache: TensorRT takes four axes, the others bind prefixes of rows."""
+        return "heads" if self.engine in FIXED_CACHE_ENGINES else "rows"
+
+    def cache_dim(self, checkpoint: Checkpoint) -> Dim:
+        """Return the cache length of the graphs: a number for engines that need one."""
+        limit = checkpoint.model.max_position_embeddings
+        if self.engine not in FIXED_CACHE_ENGINES:
+            if self.cache_rows is not None:
+                raise ConfigError(
+                    f"--cache-rows is for {' and '.join(FIXED_CACHE_ENGINES)}; engine "
+                    f"{self.engine} follows the context"
+                )
+            return "C"
+        rows = min(DEFAULT_CACHE_ROWS, limit) if self.cache_rows is None else self.cache_rows
+        if not MIN_CACHE_ROWS <= rows <= limit:
+            raise ConfigError(f"--cache-rows is {rows}; expected {MIN_CACHE_ROWS} .. {limit}")
+        return rows
+
+
+def extra_config(
+    checkpoint: Checkpoint,
+) -> tuple[dict[str, GenerationConfig], Mapping[str, Any]]:
+    """Return the checkpoint's presets (the released two if it names none) and prompts."""
+    presets = checkpoint.raw_config.get("ttt_presets")
+    prompts = checkpoint.raw_config.get("ttt_prompts", {})
+    if not isinstance(prompts, Mapping):
+        raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts must be a table")
+    if presets is None:
+        return {name: GenerationConfig.preset(name) for name in ("script", "paper")}, prompts
+    if not isinstance(presets, Mapping):
+        raise CheckpointError(f"{checkpoint.path}: config.json: ttt_presets must be a table")
+    return {str(k): GenerationConfig.from_dict(v) for k, v in presets.items()}, prompts
+
+
+def made_from(checkpoint: Checkpoint, options: ExportOptions, recipe: Recipe) -> dict[str, Any]:
+    """Return what the bundle says of its origin (no paths of the machine that made it)."""
+    origin: dict[str, Any] = {"checkpoint": checkpoint.path.resolve().name, "recipe": recipe.name}
+    if options.adapter is not None:
+        origin["adapter"] = options.adapter.name
+    return origin
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions that made the bundle."""
+    found = {"python": platform.python_version()}
+    for package in ("ttt-edge", "onnx", "onnxruntime", "torch", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
