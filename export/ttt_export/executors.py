@@ -47,6 +47,11 @@ class Written:
         """Return the size of a graph's weights."""
         return self.path(name).with_name(f"{name}.onnx.data").stat().st_size
 
+    @property
+    def is_large(self) -> bool:
+        """True if the decoder is too large to be held whole while it is checked."""
+        return self.data_bytes(DECODER) > WHOLE_BYTES
+
     def with_attributes(self, **attributes: str) -> Written:
         """Return the same graphs, to be loaded with other session options."""
         changed = {
@@ -74,9 +79,7 @@ class Executor(Protocol):
 
 def executor_for(written: Written) -> Executor:
     """Return the executor that the decoder's size asks for."""
-    if written.data_bytes(DECODER) <= WHOLE_BYTES:
-        return WholeExecutor(written)
-    return SlicedExecutor(written)
+    return SlicedExecutor(written) if written.is_large else WholeExecutor(written)
 
 
 class WholeExecutor:

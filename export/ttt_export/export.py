@@ -161,11 +161,11 @@ def measure_report(
 ) -> QualityReport:
     """Hold the written graphs against the checkpoint on sequences kept from calibration."""
     reference = StreamedReference(checkpoint.model, checkpoint.layout, checkpoint.weights)
-    text, speech, tags = measure_quality(reference, written, sequences.judged)
+    text, speech, tags, count = measure_quality(reference, written, sequences.judged)
     files = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
     return QualityReport(
         recipe=recipe.name,
-        sequences=sequences.described,
+        sequences=f"{count} {sequences.described}",
         text=text,
         speech=speech,
         end_tags=tags,

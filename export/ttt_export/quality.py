@@ -29,9 +29,10 @@ IntArray = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
 
 BLOCK = 26
-# Positions compared at most, so that a vocabulary of 168,072 stays a matter of seconds.
+# Compared at most; a model whose decoder is run layer by layer gets by with less.
+MAX_SEQUENCES = {False: 64, True: 4}
+MAX_BLOCKS = {False: 24, True: 6}
 MAX_TEXT_ROWS = 512
-MAX_BLOCKS = 24
 # Logits of this many rows are in memory at a time (times the vocabulary, times 8 bytes).
 CHUNK_ROWS = 32
 
@@ -79,7 +80,7 @@ def _half(written: Written) -> bool:
 
 def measure_quality(
     reference: StreamedReference, written: Written, sequences: Sequence[IntArray]
-) -> tuple[Choices, Choices, EndTags]:
+) -> tuple[Choices, Choices, EndTags, int]:
     """Compare choices on sequences of ids.
 
     Args:
@@ -88,14 +89,15 @@ def measure_quality(
         sequences: whole conversations.
 
     Returns:
-        Text choices, speech choices, ranks of the end tags.
+        Text choices, speech choices, ranks of the end tags, number of sequences used.
     """
-    layout = written.layout
+    layout, large = written.layout, written.is_large
+    sequences = _spread(sequences, MAX_SEQUENCES[large])
     rows = written.specs[DECODER].input("mask").shape[1]
     if isinstance(rows, int):
         sequences = [ids[: rows - BLOCK] for ids in sequences]
     blocks = [block for ids in sequences for block in masked_blocks(ids, layout)]
-    blocks = _spread(blocks, MAX_BLOCKS)
+    blocks = _spread(blocks, MAX_BLOCKS[large])
     everything = [*sequences, *blocks]
     want = reference.hidden(everything)
     cases = [Case("quality", (Pass(tuple(ids.tolist()), 0),)) for ids in everything]
@@ -123,7 +125,7 @@ def measure_quality(
     ranks = summarize_ranks(
         np.concatenate([empty, *ranks_want]), np.concatenate([empty, *ranks_got])
     )
-    return text.result(), speech.result(), ranks
+    return text.result(), speech.result(), ranks, len(sequences)
 
 
 def _chunks(positions: IntArray) -> Iterator[IntArray]:

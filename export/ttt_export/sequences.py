@@ -68,14 +68,14 @@ def load_sequences(checkpoint: Checkpoint, path: Path | None = None, seed: int =
         return Sequences(
             tuple(made[SYNTHETIC_COUNT:]),
             tuple(made[:SYNTHETIC_COUNT]),
-            f"{SYNTHETIC_COUNT} synthetic conversations (random speech tokens, seed {seed})",
+            f"synthetic conversations (random speech tokens, seed {seed})",
         )
     read = _read(path, checkpoint.tokenizer, checkpoint.layout)
     if len(read) < 2:
         raise ExportError(f"{path} has {len(read)} sequences; at least 2 are needed")
     judged = read[::HELD_OUT_EVERY]
     rest = [ids for number, ids in enumerate(read) if number % HELD_OUT_EVERY]
-    return Sequences(tuple(rest), tuple(judged), f"{len(judged)} sequences of {path.name}")
+    return Sequences(tuple(rest), tuple(judged), f"sequences of {path.name}")
 
 
 def _read(path: Path, tokenizer: Tokenizer, layout: TokenLayout) -> list[IntArray]:

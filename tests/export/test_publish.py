@@ -263,3 +263,13 @@ def test_ctrl_c_leaves_nothing(tied, tmp_path, monkeypatch, capsys):
     assert code == 130
     assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_models_are_checked_layer_by_layer(tied, tmp_path, monkeypatch):
+    """The path that a 3B model takes: one layer in memory at a time, fewer sequences."""
+    monkeypatch.setattr("ttt_export.executors.WHOLE_BYTES", 0)
+    result = export_checkpoint(tied, tmp_path / "out")
+    assert result.report.sequences.startswith("4 ")
+    assert result.report.failures() == []
+    assert len(result.checks) == 22
+    assert not list((tmp_path / "out").glob(".*"))
