@@ -109,6 +109,10 @@ def make_feed(
     following = torch.full_like(labels, IGNORE)
     following[:, :-1] = labels[:, 1:]  # position t predicts the text id at t + 1
     is_text = (following != IGNORE) & (following < layout.audio_start)
+    if noised is not None and section.masked_predictors == "corrected":
+        # The text behind a span is read at its end tag. Where that is masked, the same logits
+        # have to name the tag: as released, the two targets fight and spans do not end.
+        is_text &= ~(noised.masked[own] & (labels != IGNORE))
     text_weight = section.text_loss_weight * scale / is_text.sum(1).clamp(min=1)  # [b]
     text_rows = is_text.reshape(-1).nonzero().squeeze(1)
     rows, targets = [text_rows], [following.reshape(-1)[text_rows]]

@@ -106,12 +106,13 @@ class ObjectiveSection:
     accumulation: str = "corrected"
     prompt_lengths: str = "corrected"
     truncation: str = "corrected"
+    masked_predictors: str = "corrected"
 
     def __post_init__(self) -> None:
         for name in ("unmasked_audio_prob", "prefix_preservation_ratio", "span_truncation_prob"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"objective.{name} is {value}; expected 0 to 1")
-        for name in ("accumulation", "prompt_lengths", "truncation"):
+        for name in ("accumulation", "prompt_lengths", "truncation", "masked_predictors"):
             _one_of(f"objective.{name}", getattr(self, name), SEMANTICS)
 
 

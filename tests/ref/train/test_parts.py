@@ -147,7 +147,9 @@ def test_the_fast_forward_equals_the_reference(tied: bool) -> None:
 def test_the_weighted_sum_equals_the_reference_loss(
     start: Start, examples: list[Example], by_rows: bool, mode: str, prompt_lengths: str
 ) -> None:
-    section = ObjectiveSection(prompt_lengths=prompt_lengths, prefix_preservation_ratio=0.5)
+    section = ObjectiveSection(
+        prompt_lengths=prompt_lengths, prefix_preservation_ratio=0.5, masked_predictors="released"
+    )
     batch = pad(examples[:7], start.layout, prompt_lengths)
     generator = torch.Generator().manual_seed(5)
     noised = draw_noise(batch, start.layout, noise_of(section), generator, mode=mode)
@@ -164,6 +166,26 @@ def test_the_weighted_sum_equals_the_reference_loss(
     ]
     mean = float((sum(parts) / 3).detach())
     assert mean == pytest.approx(float(expected.loss.detach()), rel=1e-5)
+
+
+def test_a_masked_end_tag_is_not_asked_for_the_text_behind_it(
+    start: Start, examples: list[Example]
+) -> None:
+    """Both targets on the same logits: the trained model went on instead of ending its spans."""
+    batch = pad(examples[:7], start.layout, "corrected")
+    generator = torch.Generator().manual_seed(5)
+    noise = noise_of(ObjectiveSection(prefix_preservation_ratio=0.0))
+    noised = draw_noise(batch, start.layout, noise, generator, mode="diffusion")
+    assert noised is not None
+
+    def twice_asked(masked_predictors: str) -> int:
+        section = ObjectiveSection(masked_predictors=masked_predictors)
+        feed = make_feed(batch, noised, start.layout, section, divisor=7)
+        rows = feed.rows.tolist()
+        return len(rows) - len(set(rows))
+
+    assert twice_asked("corrected") == 0
+    assert twice_asked("released") > 0
 
 
 def test_a_process_without_rows_takes_part_with_nothing(

@@ -26,6 +26,7 @@ from ttt_ref.recipes.tiny.dialogues import Recording
 from ttt_ref.recipes.tiny.encode import encode_corpus
 
 STEPS_A_BLOCK = 4
+BLOCK = dialogues.SPEECH_CHUNK + 1  # a whole span and its end tag are one block
 
 
 def is_teacher(utterance: Utterance) -> bool:
@@ -78,8 +79,8 @@ def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
 def config_extra() -> dict[str, Any]:
     """What the checkpoint's ``config.json`` carries beyond the released keys."""
     preset = GenerationConfig(
-        max_gen_len=700, diffusion_steps=STEPS_A_BLOCK * 20, block_length=dialogues.SPEECH_CHUNK,
-        diffusion_gen_length=dialogues.SPEECH_CHUNK * 20, cfg_scale=0.0,
+        max_gen_len=700, diffusion_steps=STEPS_A_BLOCK * 20, block_length=BLOCK,
+        diffusion_gen_length=BLOCK * 20, cfg_scale=0.0,
     )  # fmt: skip
     return {
         "ttt_codec": {"type": "builtin"},
