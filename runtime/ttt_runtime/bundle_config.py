@@ -61,7 +61,7 @@ class BundleConfig:
     """Everything that a bundle says of itself.
 
     `files` is filled by the writer. `engine` names what the graphs were made for: cpu, cuda,
-    tensorrt or rtx. `extra_files` are files that only `codec.params` or the reader know of.
+    tensorrt or rtx.
     """
 
     name: str
