@@ -96,9 +96,15 @@ class Glm4VoiceDecoder:
         codes = check_tokens(codes, self.flow.config.num_codes)
         if not len(codes):
             return torch.zeros(0)
-        noise = self._flow_noise(0, frames_of(len(codes)))[None]
-        mel = self.flow(codes[None], noise, options=self.solver)
+        mel = self.decode_mel(codes)
         return self.vocoder().push(mel, mel[:, :, :0])
+
+    @torch.inference_mode()
+    def decode_mel(self, codes: Tensor) -> Tensor:
+        """Return the log-mel [1, 80, F] of int64 [S] tokens, all at once."""
+        noise = self._flow_noise(0, frames_of(len(codes)))[None]
+        mel: Tensor = self.flow(codes[None], noise, options=self.solver)
+        return mel
 
     def vocoder(self) -> VocoderStream:
         """Return a fresh vocoder stream with this decoder's noise."""

@@ -1,0 +1,46 @@
+"""Load the codec's graphs from a bundle."""
+
+from __future__ import annotations
+
+from ttt_ref.errors import BundleError
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.codec.glm4voice import graphs
+from ttt_runtime.codec.glm4voice.decoder import Flow, Glm4VoiceDecoder
+from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
+from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
+from ttt_runtime.codec.glm4voice.vocoder import Vocoder
+from ttt_runtime.session import GraphSession, SessionSettings
+
+
+def load(bundle: Bundle, settings: SessionSettings) -> tuple[Glm4VoiceTokenizer, Glm4VoiceDecoder]:
+    """Return the bundle's speech tokenizer and decoder.
+
+    Raises:
+        BundleError: params or graphs are missing or wrong.
+        DeviceError: the device is not there.
+    """
+    codec = bundle.config.codec
+    params = dict(codec.params) if codec is not None else {}
+    if params.keys() != {"tokenizer", "decoder"}:
+        raise BundleError(
+            f"bundle {bundle.config.name}: the codec's params need exactly the keys decoder and "
+            f"tokenizer, they have {', '.join(sorted(params)) or 'none'}; export it again"
+        )
+    tokenizer = TokenizerParams.from_dict(params["tokenizer"])
+    decoder = DecoderParams.from_dict(params["decoder"])
+    if tokenizer.num_codes != decoder.num_codes:
+        raise BundleError(
+            f"bundle {bundle.config.name}: the speech tokenizer has {tokenizer.num_codes} codes, "
+            f"the decoder {decoder.num_codes}; export both from one release"
+        )
+
+    def session(name: str) -> GraphSession:
+        entry = bundle.codec_graph(name)
+        return GraphSession(bundle.file(entry.file), entry.spec, settings)
+
+    flow = Flow(session(graphs.FLOW_ENCODER), session(graphs.FLOW_VELOCITY), decoder)
+    vocoder = Vocoder(session(graphs.VOCODER_F0), session(graphs.VOCODER), decoder)
+    return (
+        Glm4VoiceTokenizer(session(graphs.TOKENIZER), tokenizer),
+        Glm4VoiceDecoder(flow, vocoder),
+    )
