@@ -49,10 +49,10 @@ CacheRows = Annotated[
     int | None, typer.Option(min=1, help="Cache length of tensorrt and rtx (default 4096).")
 ]
 SpeechTokenizer = Annotated[
-    Path | None, typer.Option(help="Folder of the GLM-4-Voice speech tokenizer.")
+    str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech tokenizer.")
 ]
 SpeechDecoder = Annotated[
-    Path | None, typer.Option(help="Folder of the GLM-4-Voice speech decoder.")
+    str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech decoder.")
 ]
 Engines = Annotated[
     bool,
@@ -109,8 +109,8 @@ def _command(
         min_agreement=min_agreement,
         cache_rows=cache_rows,
         sequences=sequences,
-        speech_tokenizer=speech_tokenizer,
-        speech_decoder=speech_decoder,
+        speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
+        speech_decoder=None if speech_decoder is None else Path(speech_decoder),
         seed=seed,
         force=force,
     )
@@ -126,6 +126,7 @@ def _run(
     report: Path | None,
     plan_memory: bool,
 ) -> None:
+    from ttt_export.codec_export import find_codec
     from ttt_export.export import export_checkpoint, report_json
     from ttt_export.memory_plan import check_memory, plan_export
     from ttt_export.source import find_checkpoint, open_checkpoint
@@ -138,6 +139,11 @@ def _run(
         typer.echo("\n".join(plan.lines()))
         check_memory(plan)
         return
+    options = replace(
+        options,
+        speech_tokenizer=find_codec(options.speech_tokenizer, local_files_only),
+        speech_decoder=find_codec(options.speech_decoder, local_files_only),
+    )
     try:
         result = export_checkpoint(folder, out, options=options, progress=_say)
     except GateError as error:

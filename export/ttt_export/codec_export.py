@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ttt_export.source import Checkpoint
+from ttt_export.source import CODEC_PATTERNS, Checkpoint, find_checkpoint
 from ttt_ref.errors import CheckpointError, ExportError
 from ttt_runtime.bundle import BundleWriter
 from ttt_runtime.bundle_config import CodecEntry
@@ -28,7 +28,8 @@ def export_codec(
     """Write the codec's graphs and return its entry; None for a checkpoint without a codec.
 
     The exporters are `export_builtin(folder, bundle, engine, precision)` and
-    `export_glm4voice(speech_tokenizer, speech_decoder, bundle, engine)`; both return the entry.
+    `export_glm4voice(speech_tokenizer, speech_decoder, bundle, engine, precision)`; both return
+    the entry.
 
     Args:
         checkpoint: its config.json names the codec under `ttt_codec`; the files of the built-in
@@ -37,7 +38,7 @@ def export_codec(
         engine: what they are made for.
         speech_tokenizer: folder of the GLM-4-Voice speech tokenizer.
         speech_decoder: folder of the GLM-4-Voice speech decoder.
-        precision: `fp32` or `int8`, of the built-in codec's weights.
+        precision: of the bundle; the built-in codec has `fp32` and, for all others, `int8`.
 
     Raises:
         CheckpointError: the codec's type is unknown or its files are missing.
@@ -47,7 +48,7 @@ def export_codec(
         raise ExportError("--speech-tokenizer and --speech-decoder belong together; give both")
     if speech_tokenizer is not None and speech_decoder is not None:
         entry = _exporter(GLM4VOICE, "export_glm4voice")(
-            speech_tokenizer, speech_decoder, bundle, engine
+            speech_tokenizer, speech_decoder, bundle, engine, precision
         )
         return _checked(entry)
     named = checkpoint.raw_config.get("ttt_codec")
@@ -66,7 +67,21 @@ def export_codec(
         raise CheckpointError(
             f"{checkpoint.path} names the built-in codec but has no {CODEC_FOLDER} folder"
         )
-    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, precision))
+    stored = "fp32" if precision == "fp32" else "int8"
+    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, stored))
+
+
+def find_codec(name: Path | None, local_files_only: bool = False) -> Path | None:
+    """Return the folder of one half of a codec: a folder, or a hub name (org/name).
+
+    Raises:
+        CheckpointError: neither a folder nor a repository that can be had.
+    """
+    if name is None:
+        return None
+    return find_checkpoint(
+        name.as_posix(), local_files_only=local_files_only, patterns=CODEC_PATTERNS
+    )
 
 
 def _exporter(module: str, function: str) -> Any:

@@ -98,7 +98,7 @@ def export_checkpoint(
             options.engine,
             options.speech_tokenizer,
             options.speech_decoder,
-            precision="fp32" if options.precision == "fp32" else "int8",
+            precision=options.precision,
         )
         specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
         schemes = write_graphs(checkpoint, recipe, specs, folder, sequences, progress)

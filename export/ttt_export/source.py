@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError
 from ttt_ref.tokenizer_files import load_tokenizer
 
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*"]
+HUB_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*")
+CODEC_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "flow.pt", "hift.pt")
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,17 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | Path | None = N
 
 
 def find_checkpoint(
-    model: str, *, revision: str | None = None, local_files_only: bool = False
+    model: str,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    patterns: Sequence[str] = HUB_PATTERNS,
 ) -> Path:
     """Return the folder of a checkpoint: `model` is a folder, or an `org/name` of the hub.
 
     Downloads resume where they stopped; `HF_HUB_OFFLINE` and the other variables of
-    huggingface_hub hold. `revision` belongs to hub names only.
+    huggingface_hub hold. `revision` belongs to hub names only; `patterns` say which files of the
+    repository are fetched.
 
     Raises:
         CheckpointError: the folder or the repository cannot be had.
@@ -131,7 +137,7 @@ def find_checkpoint(
                 model,
                 revision=revision,
                 local_files_only=local_files_only,
-                allow_patterns=HUB_PATTERNS,
+                allow_patterns=list(patterns),
             )
         )
     except Exception as error:  # many classes over the library's versions and its HTTP client
