@@ -9,6 +9,7 @@ renderings, which the model must say, only as recorded.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,7 @@ def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
     teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed)
     known = {recording.text for recording in teacher}
     for split in ("train", "valid"):
-        heard = Corpus(data, lambda u, s=split: u.split == s and u.kind in ("question", "mix"))
+        heard = Corpus(data, partial(is_heard, split))
         if len(heard) == 0:
             continue
         questions = encode(tokenizer, heard, 0, seed)

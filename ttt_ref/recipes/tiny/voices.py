@@ -94,7 +94,8 @@ def _finish(audio: npt.NDArray[Any], rate_hz: int) -> Audio:
     edge = int(_EDGE_SECONDS * SAMPLE_RATE_HZ)
     mono = mono[max(0, loud[0] * hop - edge) : (loud[-1] + 1) * hop + edge]
     rms = float(np.sqrt((mono**2).mean())) or 1.0
-    return np.clip(mono * (SPEECH_RMS / rms), -0.99, 0.99).astype(np.float32)
+    finished: Audio = np.clip(mono * (SPEECH_RMS / rms), -0.99, 0.99).astype(np.float32)
+    return finished
 
 
 def _run_to_wav(command: Callable[[str], list[str]], stdin: str | None = None) -> Audio:
