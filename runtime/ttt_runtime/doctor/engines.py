@@ -115,11 +115,11 @@ def _check_onnxruntime(
         if not gpus.gpus:
             fix = "install the NVIDIA driver"
             return EngineStatus(name, False, version=version, problem=gpus.problem, fix=fix)
-    reason = _start(ort, provider)
-    if reason is None:
+    stopped = _start(ort, provider)
+    if stopped is None:
         return EngineStatus(name, True, version=version)
     fix = "check that the CUDA and cuDNN of this onnxruntime are installed"
-    return EngineStatus(name, False, version=version, problem=reason, fix=fix)
+    return EngineStatus(name, False, version=version, problem=stopped, fix=fix)
 
 
 def _start(ort: Any, provider: str) -> str | None:

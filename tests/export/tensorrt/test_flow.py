@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,3 +254,19 @@ def test_a_bundle_for_another_engine_is_refused(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "cpu", Scheme("float16"), "cpu")
     with pytest.raises(DeviceError, match="'cpu' is no TensorRT engine; expected tensorrt or rtx"):
         build_engines(bundle)
+
+
+def test_a_device_builds_engines_without_torch_or_onnx() -> None:
+    code = (
+        "import sys; import ttt_export.tensorrt.cli, ttt_export.tensorrt.engines; "
+        "print(sorted({'torch', 'onnx', 'transformers'} & set(sys.modules)))"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stdout.strip() == "[]"
