@@ -36,6 +36,11 @@ def is_teacher(utterance: Utterance) -> bool:
     return spoken_by == voices.TEACHER and utterance.kind in ("answer", "speak")
 
 
+def is_heard(split: str, utterance: Utterance) -> bool:
+    """Whether this is something that a user of ``split`` says."""
+    return utterance.split == split and utterance.kind in ("question", "mix")
+
+
 def encode(tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int) -> list[Recording]:
     """Encode all utterances, ``versions`` times degraded (0: once, as recorded)."""
     total = len(corpus) * max(versions, 1)
