@@ -91,7 +91,8 @@ def write_graphs(
     spec = decoder_spec(model, cache_rows, dtype, "heads")
     with GraphWriter(folder / "decoder.onnx") as writer:
         choose = lambda name, width: scheme.fitted(width)  # noqa: E731
-        DecoderEmitter(writer, model, spec, choose, quantizer).emit(source)
+        emitter = DecoderEmitter(writer, model, spec, choose, quantizer)
+        emitter.emit(source, progress=lambda line: None)
     entries = {DECODER: GraphEntry(spec, "decoder.onnx")}
     if heads:
         for make in (text_head_spec, speech_head_spec):

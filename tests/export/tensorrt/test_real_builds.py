@@ -202,7 +202,7 @@ def test_a_graph_that_the_parser_does_not_take_names_the_node(
     with GraphWriter(tmp_path / "decoder.onnx") as writer:
         keep = lambda name, width: Scheme("float16")  # noqa: E731
         emitter = DecoderEmitter(writer, MODEL, spec, keep, PlainQuantizer())
-        emitter.emit(RandomWeights(MODEL))
+        emitter.emit(RandomWeights(MODEL), progress=lambda line: None)
     logger = backend.new_logger()
     builder = backend.trt.Builder(logger)
     with pytest.raises(ExportError, match=r"cannot parse node 'present_k\.0' \(TensorScatter\)"):
