@@ -83,6 +83,7 @@ def decoder_params(flow: Flow, hift: Hift) -> DecoderParams:
         voiced_threshold_hz=hift.config.voiced_threshold_hz,
         source_weight=tuple(array(linear.weight)[0].tolist()),
         source_bias=float(linear.bias),
+        speaker=tuple(array(flow.speaker())[0].tolist()),
     )
 
 

@@ -179,9 +179,8 @@ class _VelocityGraph:
     def _input(self) -> str:
         """Return [2, 320, F]: x, mu, speaker, cond, and x, 0, 0, 0."""
         ops, bins = self._ops, self._config.mel_bins
-        speaker = array(self._flow.speaker())[:, :, None]
-        ones = ops.node("Shape", "x")
-        spread = ops.node("Expand", ops.const32(speaker), ones)
+        column = ops.node("Unsqueeze", "speaker", ops.ints(2))
+        spread = ops.node("Expand", column, ops.node("Shape", "x"))
         known = ops.node("Concat", "x", "mu", spread, "cond", axis=1)
         padding = ops.ints(0, 0, 0, 0, 3 * bins, 0)
         alone = ops.node("Pad", "x", padding)

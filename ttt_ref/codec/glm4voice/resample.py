@@ -16,6 +16,7 @@ from ttt_ref.errors import AudioError
 
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
+MAX_KERNEL = 1 << 23
 
 
 @cache
@@ -38,6 +39,11 @@ def resample(audio: Tensor, rate_hz: int, new_rate_hz: int = 16_000) -> Tensor:
         return audio
     common = math.gcd(rate_hz, new_rate_hz)
     old, new = rate_hz // common, new_rate_hz // common
+    if old * new > MAX_KERNEL:
+        raise AudioError(
+            f"a sample rate of {rate_hz} Hz has no simple ratio to {new_rate_hz} Hz; "
+            "resample the audio first"
+        )
     kernel, width = _kernel(old, new)
     padded = torch.nn.functional.pad(audio.float(), (width, width + old))
     out = torch.nn.functional.conv1d(padded[None, None], kernel, stride=old)[0]  # [new, blocks]

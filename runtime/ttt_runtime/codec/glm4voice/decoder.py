@@ -53,21 +53,30 @@ class Flow:
         mu: Float32 = self._encoder.run(feeds)[0]
         return mu
 
-    def solve(self, mu: Float32, prompt: Float32, noise: Float32) -> Float32:
+    def solve(
+        self, mu: Float32, prompt: Float32, noise: Float32, speaker: Float32 | None = None
+    ) -> Float32:
         """Return the mel [1, 80, F] that the noise [1, 80, F] flows to.
 
         Args:
             mu: [1, 80, F].
             prompt: known mel [1, 80, P] of the first P frames.
             noise: x(0) [1, 80, F].
+            speaker: [1, 80] in place of the codec's own.
         """
         cond = np.zeros_like(mu)
         cond[:, :, : prompt.shape[2]] = prompt
-        guidance = np.array([self.params.guidance], np.float32)
+        if speaker is None:
+            speaker = np.array([self.params.speaker], np.float32)
+        fixed = {
+            "mu": mu,
+            "cond": cond,
+            "speaker": speaker,
+            "guidance": np.array([self.params.guidance], np.float32),
+        }
 
         def velocity(x: Float32, t: np.float32) -> Float32:
-            feeds = {"x": x, "t": np.array([t]), "mu": mu, "cond": cond, "guidance": guidance}
-            v: Float32 = self._velocity.run(feeds)[0]
+            v: Float32 = self._velocity.run({"x": x, "t": np.array([t]), **fixed})[0]
             return v
 
         return solve(velocity, noise, self.params.steps, self.params.solver)

@@ -64,6 +64,7 @@ def flow_velocity_spec(mel_bins: int) -> GraphSpec:
             TensorSpec("t", "float32", (1,)),
             TensorSpec("mu", "float32", frames),
             TensorSpec("cond", "float32", frames),
+            TensorSpec("speaker", "float32", (1, mel_bins)),
             TensorSpec("guidance", "float32", (1,)),
         ),
         (TensorSpec("velocity", "float32", frames),),

@@ -82,7 +82,8 @@ class DecoderParams:
     """Shape and settings of the speech decoder.
 
     `steps`, `solver`, `window_tokens`, `hold_frames` and `plan_tokens` are choices, not weights:
-    another value gives other speed and quality.
+    another value gives other speed and quality. `speaker` is the vector that every frame gets;
+    the released decoder has a single one.
     """
 
     num_codes: int
@@ -95,6 +96,7 @@ class DecoderParams:
     voiced_threshold_hz: float
     source_weight: tuple[float, ...]
     source_bias: float
+    speaker: tuple[float, ...]
     steps: int = 10
     solver: str = "euler"
     window_tokens: int = 40
@@ -107,6 +109,7 @@ class DecoderParams:
         """Refuse values that the decoder cannot work with."""
         _require(min(self.num_codes, self.mel_bins, self.encoder_block) > 0, "a size is <= 0")
         _require(len(self.source_weight) == self.harmonics + 1, "source_weight has a wrong length")
+        _require(len(self.speaker) == self.mel_bins, "speaker has a wrong length")
         _require(1 <= self.steps <= 100, f"steps is {self.steps}, expected 1 to 100")
         known = ", ".join(SOLVERS)
         _require(self.solver in SOLVERS, f"solver is {self.solver!r}, expected one of {known}")
