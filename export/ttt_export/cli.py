@@ -133,6 +133,8 @@ def _run(
     from ttt_quant.report import GateError
 
     recipe = options.resolve_recipe()  # a wrong pair is told before anything is downloaded
+    if not Path(model).exists():
+        options = replace(options, hub_name=model)
     folder = find_checkpoint(model, revision=revision, local_files_only=local_files_only)
     if plan_memory:
         plan = plan_export(open_checkpoint(folder, options.adapter), recipe)

@@ -34,6 +34,7 @@ class ExportOptions:
         cache_rows: cache length of engines that need a fixed one.
         sequences: file of token sequences for calibration and the report.
         speech_tokenizer, speech_decoder: folders of the GLM-4-Voice codec.
+        hub_name: the hub's name of the checkpoint, if it came from there; goes into the bundle.
         seed: draws synthetic sequences and the validation's inputs.
         force: replace an existing bundle.
         engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
@@ -50,6 +51,7 @@ class ExportOptions:
     sequences: Path | None = None
     speech_tokenizer: Path | None = None
     speech_decoder: Path | None = None
+    hub_name: str | None = None
     seed: int = 0
     force: bool = False
     engines: bool = True
@@ -109,6 +111,8 @@ def extra_config(
 def made_from(checkpoint: Checkpoint, options: ExportOptions, recipe: Recipe) -> dict[str, Any]:
     """Return what the bundle says of its origin (no paths of the machine that made it)."""
     origin: dict[str, Any] = {"checkpoint": checkpoint.path.resolve().name, "recipe": recipe.name}
+    if options.hub_name is not None:
+        origin["hub_name"] = options.hub_name  # the folder is then named by the commit
     if options.adapter is not None:
         origin["adapter"] = options.adapter.name
     return origin

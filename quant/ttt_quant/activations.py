@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from ttt_quant.scheme import Float32Array
 
 # Share of the mean diagonal that is added before the factorization, as GPTQ's authors do.
 DAMPING = 0.01
+FLOAT64_WIDTH = 4096
 
 
 class Activations:
@@ -50,9 +52,12 @@ class Activations:
     @cached_property
     def inverse_factor(self) -> Float32Array:
         """Upper triangular U [K, K] with UT U = (H + damping)^-1, H the second moments."""
-        moments = self.moments.astype(np.float64)
+        # Twice float64 of a 3B model's widest matrix would be 2 GiB: the damping carries float32.
+        wide = len(self._moments) > FLOAT64_WIDTH
+        moments: NDArray[np.floating[Any]] = self.moments.astype(np.float32 if wide else np.float64)
         dead = np.diag(moments) == 0
         moments[dead, dead] = 1.0
-        moments[np.diag_indices_from(moments)] += DAMPING * np.diag(moments).mean()
+        diagonal = np.diag_indices_from(moments)
+        moments[diagonal] = moments[diagonal] + DAMPING * moments[diagonal].mean()
         factor: Float32Array = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
         return factor

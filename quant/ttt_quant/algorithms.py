@@ -23,6 +23,10 @@ def _rtn(weight: Float32Array, scheme: Scheme, seen: Activations | None) -> Bloc
     return quantize_rtn(weight, scheme)
 
 
+def _clip(weight: Float32Array, scheme: Scheme, seen: Activations | None) -> BlockQuantized:
+    return quantize_clipped(weight, scheme, None)
+
+
 def _hqq(weight: Float32Array, scheme: Scheme, seen: Activations | None) -> BlockQuantized:
     return quantize_hqq(weight, scheme)
 
@@ -35,6 +39,7 @@ def _gptq(weight: Float32Array, scheme: Scheme, seen: Activations | None) -> Blo
 
 QUANTIZERS: Mapping[str, Quantizer] = {
     "rtn": _rtn,
+    "clip": _clip,
     "hqq": _hqq,
     "gptq": _gptq,
     # The scaling of AWQ rewrites the layer beforehand (see `awq.input_scale`); this is its end.

@@ -155,11 +155,14 @@ def _rule(entry: Mapping[str, Any], where: str) -> Rule:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file; ConfigError if it is missing or not a recipe."""
+    """Read a recipe file, or one of ours by its bare name; ConfigError if it is no recipe."""
+    if not path.exists() and path.name == str(path) and (_FOLDER / f"{path}.toml").is_file():
+        path = _FOLDER / f"{path}.toml"
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no recipe file at {path}; check the path") from None
+        ours = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.toml")))
+        raise ConfigError(f"no recipe file at {path}; ours are {ours}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return Recipe.from_dict(data, str(path))

@@ -18,7 +18,7 @@ Float32Array = NDArray[np.float32]
 
 FLOAT_KINDS = ("float32", "float16", "bfloat16")
 INTEGER_KINDS = ("int8", "int4")
-ALGORITHMS = ("rtn", "hqq", "gptq", "awq")
+ALGORITHMS = ("rtn", "clip", "hqq", "gptq", "awq")
 # onnxruntime's blocked kernels want a power of two of at least 16.
 BLOCKS = (128, 64, 32, 16)
 

@@ -78,6 +78,13 @@ def test_missing_shard(copy, tmp_path):
     assert "model-00002-of-00003" in refused(copy, tmp_path, CheckpointError)
 
 
+def test_index_that_leads_outside(copy, tmp_path):
+    shards(copy)
+    index = copy / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00002", "../../model-00002"))
+    assert "../../model-00002" in refused(copy, tmp_path, CheckpointError)
+
+
 def test_shards_are_read_like_one_file(copy, tied):
     shards(copy)
     whole, split = CheckpointWeights(tied), CheckpointWeights(copy)
