@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from ttt_export.sequences import Sequences, load_sequences
 from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
 from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
-from ttt_export.tensorrt.profiles import SpanShape
+from ttt_export.tensorrt.profiles import SpanShape, graph_profiles
 from ttt_export.validate import validate
 from ttt_quant.recipe import Recipe
 from ttt_quant.report import GateError, QualityReport
@@ -101,6 +102,10 @@ def export_checkpoint(
             precision=options.precision,
         )
         specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
+        spans = SpanShape.of_presets(presets.values())
+        if options.builds_engines:
+            for spec in specs.values():
+                graph_profiles(spec, spans)  # a cache too short is told before the long work
         schemes = write_graphs(checkpoint, recipe, specs, folder, sequences, progress)
         progress("embedding table")
         embeddings = write_table(checkpoint, recipe.embeddings, folder, TABLE_FILE, SCALES_FILE)
@@ -120,13 +125,13 @@ def export_checkpoint(
         graphs = {name: GraphEntry(spec, f"{name}.onnx") for name, spec in specs.items()}
         engines: dict[str, Any] = {}
         if options.builds_engines:
-            spans = SpanShape.of_presets(presets.values())
             built = build_graph_engines(
                 folder,
                 graphs,
                 options.engine,
                 spans=spans,
                 say=progress,
+                show_progress=progress is not silent and sys.stderr.isatty(),
                 shown_folder=bundle.out,
             )
             engines = {RECORD: engine_records(built)}

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.tensorrt.graphs import MODEL, write_bundle, write_graphs
+from tests.export.tensorrt.graphs import MODEL, write_graphs
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_export.tensorrt.builder import build_engine
 from ttt_export.tensorrt.engines import BuiltEngine, build_engines
 from ttt_export.tensorrt.network import allow_plain_attention, check_network, parse_network
@@ -18,7 +20,7 @@ from ttt_export.tensorrt.progress import Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
-from ttt_ref.errors import DeviceError, ExportError
+from ttt_ref.errors import DeviceError, ExportError, TttError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.bundle_config import GraphEntry
 from ttt_runtime.doctor.gpu import probe_gpus
@@ -80,11 +82,13 @@ def backend() -> Backend:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    path = write_bundle(tmp_path_factory.mktemp("rtx") / "bundle", Scheme("float16"), "rtx")
+def exported(tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Path]) -> Exported:
+    """A whole `ttt-export -p fp16 -e rtx`."""
+    path = tmp_path_factory.mktemp("rtx") / "bundle"
     lines: list[str] = []
-    built = build_engines(path, say=lines.append)
-    return Exported(path, {item.graph: item for item in built}, lines)
+    options = ExportOptions(precision="fp16", engine="rtx", cache_rows=128)
+    export_checkpoint(golden_checkpoints[0], path, options=options, progress=lines.append)
+    return Exported(path, {item.graph: item for item in build_engines(path)}, lines)
 
 
 def one_engine(
@@ -95,24 +99,49 @@ def one_engine(
     return memoryview(build_engine(backend, request, reporter).engine).nbytes
 
 
-def test_all_graphs_of_an_fp16_bundle_become_engines(exported: Exported, backend: Backend) -> None:
+def test_an_export_for_rtx_holds_an_engine_of_every_graph(
+    exported: Exported, backend: Backend
+) -> None:
     assert list(exported.built) == ["decoder", "text_head", "speech_head"]
+    bundle = Bundle.open(exported.path, verify="hashes")
     for item in exported.built.values():
+        assert item.reused  # the export built it, and it is the one that fits
         stamp = read_stamp(item.path)
-        assert stamp == item.stamp
         assert stamp.engine_bytes == item.path.stat().st_size > 10**5
         assert stamp.identity.version == backend.version
         assert stamp.identity.architecture == AHEAD_OF_TIME
         assert stamp.build["peak_memory_bytes"] > 2**26
+        record = bundle.config.made_with["engines"][item.graph]
+        assert bundle.file(record["file"]) == item.path
+        assert record["key"] == stamp.identity.key
     decoder = exported.built["decoder"]
     assert list(decoder.stamp.identity.profiles) == ["text", "block", "prefill"]
     assert any(decoder.command in line for line in exported.lines)
-    Bundle.open(exported.path, verify="hashes")
+    assert str(exported.path / "decoder.onnx") in decoder.command
 
 
-def test_engines_that_fit_are_not_built_again(exported: Exported) -> None:
-    again = build_engines(exported.path)
-    assert all(item.reused for item in again)
+def test_a_cache_too_short_is_told_before_the_long_work(
+    tmp_path: Path, golden_checkpoints: list[Path]
+) -> None:
+    stages: list[str] = []
+    options = ExportOptions(precision="fp16", engine="rtx", cache_rows=64)
+    with pytest.raises(TttError, match="--cache-rows"):
+        export_checkpoint(
+            golden_checkpoints[0], tmp_path / "out", options=options, progress=stages.append
+        )
+    assert not any("writing" in stage for stage in stages)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_is_refused_before_the_export_begins(
+    tmp_path: Path, golden_checkpoints: list[Path]
+) -> None:
+    if importlib.util.find_spec("tensorrt") is not None and probe_gpus().gpus:
+        pytest.skip("this machine has TensorRT and a GPU")
+    options = ExportOptions(precision="fp16", engine="tensorrt")
+    with pytest.raises(DeviceError, match=r"TensorRT"):
+        export_checkpoint(golden_checkpoints[0], tmp_path / "out", options=options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_library_itself_knows_the_engine_header(exported: Exported, backend: Backend) -> None:
