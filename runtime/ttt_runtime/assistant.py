@@ -16,11 +16,12 @@ from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
 from ttt_runtime.audio import Audio, is_silent
 from ttt_runtime.bundle import Bundle, Verify
-from ttt_runtime.chooser import Exactness, FastOptions
+from ttt_runtime.chooser import Exactness
 from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
+from ttt_runtime.fast import FastOptions
 from ttt_runtime.prompt import PromptBuilder, Task, split_answer
 from ttt_runtime.timing import Timeline
 

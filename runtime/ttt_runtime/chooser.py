@@ -8,7 +8,6 @@ its options; the loop itself has no option left to look at.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
+from ttt_runtime.calibration import CodePrior
+from ttt_runtime.fast import FastOptions
 from ttt_runtime.sampler import (
     Floats,
     HeadBest,
@@ -70,34 +71,14 @@ class Runner(Protocol):
         """Return the logits [N, V - audio_start] of the audio side; valid until the next call."""
 
 
-@dataclass(frozen=True)
-class FastOptions:
-    """Approximations of exactness `fast`, each on its own.
-
-    Attributes:
-        constrained_heads: choose text ids in text and audio-side ids in a span; the released
-            code chooses over all rows in both.
-        guidance: `full` runs the second row in every step; `constant` uses the constant vector
-            of a block's first step in all of them; `off` ignores cfg_scale.
-    """
-
-    constrained_heads: bool = True
-    guidance: Literal["full", "constant", "off"] = "full"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown values."""
-        if self.guidance not in ("full", "constant", "off"):
-            raise ConfigError(
-                f"fast option guidance is {self.guidance!r}; expected full, constant or off"
-            )
-
-
-# No approximation at all: what `reference` and `exact` use.
-EXACT = FastOptions(constrained_heads=False, guidance="full")
-
 PickText = Callable[[Floats, bool], int]
 PickSpeech = Callable[[Floats], tuple[Ids, Floats]]
 Guide = Callable[[Step, Sequence[int], NDArray[np.intp], Floats], Floats]
+Rank = Callable[[Ids, Floats], NDArray[np.floating]]  # ids, confidences [N] -> scores [N]
+
+
+def _by_confidence(ids: Ids, confidence: Floats) -> Floats:
+    return confidence
 
 
 class Chooser:
@@ -107,7 +88,7 @@ class Chooser:
         runner: heads, and the decoder for guidance's second row.
         layout: which id means what.
         config: generation options.
-        options: approximations (`EXACT` for none).
+        options: approximations (`fast.EXACT` for none).
         rng: source of all random draws.
         unconditional: hidden row [hidden] that guidance sees in a block of masks only; None
             computes even that one with a forward, as the reference does.
@@ -143,6 +124,14 @@ class Chooser:
             self._guide = (
                 self._guide_constant if options.guidance == "constant" else self._guide_full
             )
+        self._prior = CodePrior.from_options(options, layout)
+        self._rank: Rank = _by_confidence
+        if config.remasking == "random":
+            self._rank = self._by_chance
+        elif self._prior is not None:
+            self._rank = self._prior.score
+        # A confidence is at most 1, so an infinite threshold reveals nothing beyond the share.
+        self._threshold = np.inf if options.threshold is None else options.threshold
 
     def text(self, step: Step, hidden: Floats) -> list[tuple[int, int]]:
         """Choose the id after the last of hidden rows [Q, hidden]."""
@@ -160,9 +149,15 @@ class Chooser:
         if self._guide is not None:
             rows = self._guide(step, ids, np.array(positions, dtype=np.intp), rows)
         chosen, confidence = self._pick_speech(rows)
-        if self._config.remasking == "random":
-            confidence = self._rng.random(len(positions), dtype=np.float32)
-        return [(positions[i], int(chosen[i])) for i in most_confident(confidence, step.reveal)]
+        revealed = list(most_confident(self._rank(chosen, confidence), step.reveal))
+        sure = np.flatnonzero(confidence >= self._threshold).tolist()
+        revealed += [i for i in sure if i not in revealed]
+        if self._prior is not None:
+            self._prior.note([int(chosen[i]) for i in revealed])
+        return [(positions[i], int(chosen[i])) for i in revealed]
+
+    def _by_chance(self, ids: Ids, confidence: Floats) -> Floats:
+        return self._rng.random(len(ids), dtype=np.float32)
 
     # Text: greedy or drawn, over all rows or over the text rows.
 

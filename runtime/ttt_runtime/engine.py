@@ -15,8 +15,10 @@ import numpy as np
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.bundle import Bundle, Verify
-from ttt_runtime.chooser import EXACT, Chooser, Exactness, FastOptions, Runner, exactness_named
+from ttt_runtime.calibration import CodePrior
+from ttt_runtime.chooser import Chooser, Exactness, Runner, exactness_named
 from ttt_runtime.events import AnyEvent, DoneEvent
+from ttt_runtime.fast import EXACT, FastOptions
 from ttt_runtime.sampler import Floats
 from ttt_runtime.scheduler import Scheduler, State, Step, open_run_start
 
@@ -57,6 +59,7 @@ class SpeechEngine:
         self.bundle = bundle
         self.exactness = exactness
         self._options = (fast or FastOptions()) if exactness == "fast" else EXACT
+        CodePrior.from_options(self._options, layout)  # a table that does not fit is told now
         self._keep_cache = exactness != "reference"
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
@@ -219,6 +222,7 @@ class SpeechEngine:
             capacity=runner.capacity,
             chunk_rows=self._chunk_rows,
             keep_cache=self._keep_cache,
+            options=self._options,
         )
         chooser = self.chooser(config, seed)
         ids = scheduler.ids

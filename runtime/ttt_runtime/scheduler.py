@@ -15,12 +15,16 @@ whose tokens all see each other: the open run is computed again in every forward
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_runtime.events import DoneReason, Event, SpeechEvent, TextEvent
+from ttt_runtime.fast import EXACT, LARGEST_GROWTH, FastOptions
+
+# (tokens of the next block, passes of the preset) -> passes to run, at least 1.
+PlanPasses = Callable[[int, int], int]
 
 
 class State(Enum):
@@ -102,6 +106,8 @@ class Scheduler:
         capacity: rows that the cache can hold.
         chunk_rows: rows of one prefill forward, about.
         keep_cache: False computes everything in every forward.
+        options: approximations; those that shape spans are read here.
+        plan_passes: chooses the passes of each block; None runs the preset's.
     """
 
     def __init__(
@@ -114,6 +120,8 @@ class Scheduler:
         capacity: int,
         chunk_rows: int = 512,
         keep_cache: bool = True,
+        options: FastOptions = EXACT,
+        plan_passes: PlanPasses | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
         self.cached = cached if keep_cache else 0
@@ -132,8 +140,14 @@ class Scheduler:
         self._span = -1  # number of the running span
         self._block_start = 0
         self._block_step = 0
-        self._blocks_left = 0  # blocks of this run of diffusion_gen_length tokens
+        self._run_left = 0  # tokens that this run of diffusion_gen_length may still begin
         self._counts: list[int] = []
+        self._options = options
+        self._plan_passes = plan_passes
+        self._frozen = 0  # rows of the open span below this are not computed again
+        self._block_length = 0.0  # length of the span's next block, before rounding
+        self._growth = 1.0
+        self._end_slot = 0
 
     @property
     def generated(self) -> int:
@@ -151,7 +165,7 @@ class Scheduler:
                 return None
             return Step(
                 State.BLOCK,
-                self.cached,
+                max(self.cached, self._frozen),
                 len(self.ids),
                 forbid_end=True,
                 block_start=self._block_start,
@@ -212,30 +226,45 @@ class Scheduler:
         elif token in self._begin_ids:
             self._ban = 0
             self._span += 1
-            self._state = State.BLOCK
-            self._blocks_left = 0
-            self._counts, self._block_step = [], 0
+            self._begin_span(token)
         elif self._ban > 0:
             self._ban -= 1
         return TextEvent((token,), position)
 
+    def _begin_span(self, begin_id: int) -> None:
+        self._state = State.BLOCK
+        self._run_left = 0
+        self._counts, self._block_step = [], 0
+        self._frozen = 0
+        self._block_length = self._config.block_length
+        self._end_slot = int(self._options.end_slot)  # the first block's only
+        last = begin_id == self._layout.begin_of_quad_id
+        self._growth = self._options.block_growth if last else 1.0
+
     def _begin_block(self) -> bool:
         """Append a block of masks; False if generation ends instead."""
         config = self._config
-        if self._blocks_left == 0:  # a new run of diffusion_gen_length tokens
+        if self._run_left <= 0:  # a new run of diffusion_gen_length tokens
             if self.generated >= config.max_gen_len:
                 self._finish("length")
                 return False
-            self._counts = reveal_counts(config.block_length, config.steps_per_block())
-            self._block_step = len(self._counts)
-            self._blocks_left = config.diffusion_gen_length // config.block_length
-        if len(self.ids) + config.block_length > self._capacity:
+            self._run_left = config.diffusion_gen_length
+        passes = config.steps_per_block()  # refuses lengths that do not divide
+        length = int(self._block_length) + self._end_slot
+        length = min(length, self._capacity - len(self.ids))
+        if length < config.block_length:
             self._finish("full")
             return False
-        self._blocks_left -= 1
+        if self._plan_passes is not None:
+            passes = min(max(self._plan_passes(length, passes), 1), passes)
+        self._counts = reveal_counts(length, passes)
+        self._run_left -= length
         self._block_start = len(self.ids)
         self._block_step = 0
-        self.ids.extend([self._layout.mask_id] * config.block_length)
+        self.ids.extend([self._layout.mask_id] * length)
+        self._end_slot = 0
+        longest = LARGEST_GROWTH * config.block_length
+        self._block_length = min(self._block_length * self._growth, longest)
         return True
 
     def _account_block(self, step: Step, chosen: Sequence[tuple[int, int]]) -> Event | None:
@@ -243,9 +272,12 @@ class Scheduler:
             self.ids[position] = token
         # Everything up to the begin token is text or closed, hence final; the span is not.
         self._keep(open_run_start(self.ids, self._block_start, self._audio_start))
+        if self._options.frozen_blocks and self._keep_cache:
+            self._frozen = self._block_start  # earlier blocks were just computed as they ended
         self._block_step += 1
-        if self._block_step < len(self._counts):
+        if self._block_step < len(self._counts) and not self._is_settled():
             return None
+        self._block_step = len(self._counts)
         start = self._block_start
         for position in range(start, len(self.ids)):
             if self.ids[position] in self._end_ids:
@@ -254,3 +286,16 @@ class Scheduler:
                 self._ban = max(self._ban, self._config.min_text_tokens_after_audio)
                 return SpeechEvent(tuple(self.ids[start:]), start, self._span, ends_span=True)
         return SpeechEvent(tuple(self.ids[start:]), start, self._span, ends_span=False)
+
+    def _is_settled(self) -> bool:
+        """Tell whether an option lets the open block end before its last pass."""
+        mask_id = self._layout.mask_id
+        if self._options.threshold is not None and mask_id not in self.ids[self._block_start :]:
+            return True
+        if self._options.early_end:
+            for position in range(self._block_start, len(self.ids)):
+                if self.ids[position] == mask_id:
+                    return False
+                if self.ids[position] in self._end_ids:
+                    return True
+        return False

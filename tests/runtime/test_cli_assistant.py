@@ -195,6 +195,8 @@ def test_options_that_do_not_exist(cli, question: Path) -> None:  # type: ignore
         (("answer", question, "--seed", "-1"), "seed"),
         (("answer", question, "--max-seconds", "1e9"), "max-seconds"),
         (("answer", question, "--exactness", "quick"), "unknown exactness 'quick'"),
+        (("answer", question, "--fast", "early_end"), "needs --exactness fast"),
+        (("answer", question, "--exactness", "fast", "--fast", "x"), "known: constrained_heads"),
         (("sing", question), "sing"),
     ):
         refused(cli(*arguments), word)

@@ -11,9 +11,9 @@ import pytest
 from tests.runtime.toy import ToyModel, ToyRunner, oracle, toy_layout
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError, TttError
-from ttt_runtime.chooser import FastOptions
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import DoneEvent, SpeechEvent, TextEvent
+from ttt_runtime.fast import FastOptions
 from ttt_runtime.scheduler import State, Step
 
 LAYOUT = toy_layout()

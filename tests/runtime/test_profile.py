@@ -135,6 +135,8 @@ def test_mistakes_are_one_line(
         ((bundle, "--spans", "0"), "spans is 0"),
         ((bundle, "--question-seconds", "-1"), "-1"),
         ((bundle, "--exactness", "roughly"), "roughly"),
+        ((bundle, "--fast", "early_end"), "needs --exactness fast"),
+        ((bundle, "--exactness", "fast", "--fast", "speedy"), "unknown fast option 'speedy'"),
         ((bundle, "--preset", "loud"), "unknown preset 'loud'"),
         ((bundle, "-r", "1", "--trace", tmp_path / "none" / "t.json"), "t.json"),
     ):

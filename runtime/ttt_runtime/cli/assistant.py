@@ -25,6 +25,12 @@ Bundle = Annotated[
 Preset = Annotated[str | None, typer.Option(help="Generation preset; default: the bundle's first.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, tensorrt or rtx. Never falls back.")]
 Exactness = Annotated[str, typer.Option(help="reference, exact or fast.")]
+Fast = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fast", help="An approximation, NAME or NAME=VALUE (needs --exactness fast); repeatable."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all CPUs.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
@@ -47,6 +53,7 @@ def answer(
     preset: Preset = None,
     device: Device = "cpu",
     exactness: Exactness = "exact",
+    fast: Fast = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: Json = False,
@@ -56,7 +63,7 @@ def answer(
     """Answer spoken questions, in text and in speech."""
     from ttt_runtime.cli.session import Options, run_answer
 
-    options = Options(bundle, preset, device, exactness, threads, seed, json)
+    options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
     run_answer(options, inputs, output, play=play, max_seconds=max_seconds)
 
 
@@ -67,6 +74,7 @@ def transcribe(
     preset: Preset = None,
     device: Device = "cpu",
     exactness: Exactness = "exact",
+    fast: Fast = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: Json = False,
@@ -75,7 +83,7 @@ def transcribe(
     """Write down what is said."""
     from ttt_runtime.cli.session import Options, run_transcribe
 
-    options = Options(bundle, preset, device, exactness, threads, seed, json)
+    options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
     run_transcribe(options, inputs, max_seconds=max_seconds)
 
 
@@ -87,6 +95,7 @@ def speak(
     preset: Preset = None,
     device: Device = "cpu",
     exactness: Exactness = "exact",
+    fast: Fast = None,
     threads: Threads = None,
     seed: Seed = 0,
     json: Json = False,
@@ -95,7 +104,7 @@ def speak(
     """Speak a text."""
     from ttt_runtime.cli.session import Options, run_speak
 
-    options = Options(bundle, preset, device, exactness, threads, seed, json)
+    options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
     run_speak(options, text, output, play=play)
 
 

@@ -43,6 +43,10 @@ def profile(
     preset: Annotated[str | None, typer.Option(help="Generation preset.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, tensorrt or rtx.")] = "cpu",
     exactness: Annotated[str, typer.Option(help="reference, exact or fast.")] = "exact",
+    fast: Annotated[
+        list[str] | None,
+        typer.Option("--fast", help="An approximation, NAME or NAME=VALUE; repeatable."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Measure a bundle: one cold turn, then warm ones, by phase.
@@ -63,6 +67,7 @@ def profile(
         device=device,
         exactness=exactness,
         threads=threads,
+        fast=tuple(fast or ()),
     )
 
 

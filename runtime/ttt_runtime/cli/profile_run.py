@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ttt_runtime.chooser import exactness_named
+from ttt_runtime.fast import parse_fast
 from ttt_runtime.profiler.measure import ProfileOptions, measure
 from ttt_runtime.profiler.report import comma_separated, document, markdown, write_trace
 from ttt_runtime.profiler.workload import TurnShape
@@ -24,6 +25,7 @@ def run_profile(
     device: str,
     exactness: str,
     threads: int | None,
+    fast: tuple[str, ...] = (),
 ) -> None:
     """Measure and print; progress goes to stderr if that is a terminal."""
     options = ProfileOptions(
@@ -35,6 +37,7 @@ def run_profile(
         threads,
         TurnShape(*shape),
         question,
+        fast=parse_fast(fast, exactness),
     )
     profile = measure(options, _progress if sys.stderr.isatty() else lambda _: None)
     if sys.stderr.isatty():

@@ -14,6 +14,7 @@ from ttt_ref.errors import AudioError, BundleError, ConfigError
 from ttt_runtime.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.audio import Recording, read_audio, require_output_device
 from ttt_runtime.chooser import exactness_named
+from ttt_runtime.fast import parse_fast
 from ttt_runtime.timing import PHASES
 from ttt_runtime.wav_writer import StreamingWavWriter
 
@@ -32,14 +33,17 @@ class Options:
     threads: int | None
     seed: int
     json: bool
+    fast: tuple[str, ...] = ()
 
     def load(self) -> Assistant:
         """Load the assistant."""
+        exactness = exactness_named(self.exactness)
         return Assistant.from_bundle(
             shipped_or(self.bundle),
             self.device,
-            exactness_named(self.exactness),
+            exactness,
             preset=self.preset,
+            fast=parse_fast(self.fast, exactness),
             threads=self.threads,
         )
 

@@ -23,6 +23,7 @@ from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import SpeechEvent
+from ttt_runtime.fast import FastOptions
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,
@@ -50,6 +51,7 @@ class ProfileOptions:
     shape: TurnShape = field(default_factory=TurnShape)
     question: str | None = None
     max_seconds: float = 60.0
+    fast: FastOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ class _Bench:
         preset = pick_preset(self.bundle, options.preset)
         kind = SpeechEngine if options.question else ScriptedEngine
         self.engine = kind.from_bundle(
-            self.bundle, options.device, options.exactness, threads=options.threads
+            self.bundle,
+            options.device,
+            options.exactness,
+            fast=options.fast,
+            threads=options.threads,
         )
         self.config = preset
         if isinstance(self.engine, ScriptedEngine):

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def document(profile: Profile) -> dict[str, Any]:
         "engine": bundle.engine,
         "device": options.device,
         "exactness": options.exactness,
+        "fast": None if options.fast is None else asdict(options.fast),
         "workload": "question" if options.question else "scripted",
         "shape": vars(options.shape),
         "generation": profile.config.to_dict(),
