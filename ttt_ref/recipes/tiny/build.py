@@ -75,6 +75,8 @@ def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
                 "finish the corpus part 'teacher' first"
             )
         rows = list(dialogues.training_rows(text, questions, teacher))
+        if split == "train":
+            rows += [(dialogues.WRITE, row) for row in dialogues.written_rows()]
         for task in dialogues.TASKS:
             mine = [row for name, row in rows if name == task]
             count = dialogues.write_rows(out / f"{split}-{task}.jsonl", mine)
@@ -92,7 +94,7 @@ def config_extra() -> dict[str, Any]:
         "ttt_codec": {"type": "builtin"},
         "ttt_presets": {"tiny": preset.to_dict()},
         "ttt_prompts": {
-            "system": {task: task for task in dialogues.TASKS},
+            "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},
             "transcript_first": True,
         },
     }

@@ -1,12 +1,15 @@
 """Training conversations of the shipped model, in the released ``messages`` format.
 
-Three tasks, told apart by the system message:
+Four tasks, told apart by the system message:
 
 - ``answer``: spoken question -> ``transcript``, newline, answer; the answer is spoken in spans
   between the text chunks (:data:`TEXT_CHUNK` text tokens, :data:`SPEECH_CHUNK` speech tokens, ...,
   one last span with the rest), the transcript is not spoken;
 - ``transcribe``: spoken words -> their text;
-- ``speak``: text -> the same text, interleaved with its speech.
+- ``speak``: text -> the same text, interleaved with its speech;
+- ``write``: typed question -> the same text as for ``answer``, without speech: a fifth of the
+  tokens of a spoken exchange, so this is where the facts and the sums are learnt.
+
 
 What the world does not know is transcribed as ``?``: its words are not learnt.
 """
@@ -34,8 +37,8 @@ from ttt_ref.config import (
 )
 from ttt_ref.recipes.tiny import facts, world
 
-ANSWER, TRANSCRIBE, SPEAK = "answer", "transcribe", "speak"
-TASKS = (ANSWER, TRANSCRIBE, SPEAK)
+ANSWER, TRANSCRIBE, SPEAK, WRITE = "answer", "transcribe", "speak", "write"
+TASKS = (ANSWER, TRANSCRIBE, SPEAK, WRITE)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
 UNHEARD = "?"
@@ -129,6 +132,14 @@ def training_rows(
     for recording in teacher:
         reply = interleave(tokenizer, recording.text, recording.codes.tolist())
         yield SPEAK, _messages(SPEAK, recording.text, reply)
+
+
+def written_rows() -> Iterator[dict[str, Any]]:
+    """Every training question as text, with its answer as text."""
+    for exchange in world.exchanges():
+        if not exchange.held_out:
+            reply = f"{transcript(exchange.question)}\n{exchange.answer}"
+            yield _messages(WRITE, exchange.question, reply)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
