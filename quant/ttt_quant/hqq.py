@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ttt_quant.rtn import TINY_SCALE, asymmetric_scales, in_blocks, round_with
 from ttt_quant.scheme import BlockQuantized, Float32Array, Scheme, code_range
 
-STARTS = (1.0, 0.9, 0.8, 0.7)  # shares of the full range of a block
+STARTS = (1.0, 0.95, 0.9)  # shares of the full range; a shorter one costs more than it gives
 STEPS = 4
 NORM = 0.7
 START_WEIGHT = 10.0  # beta: how strongly the split error is tied to the true one

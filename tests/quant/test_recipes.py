@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ttt_quant.recipe import ENGINES, PRECISIONS, default_recipe, read_recipe
@@ -45,6 +47,14 @@ def test_every_pair_has_a_recipe_for_every_matrix(precision, engine):
         assert recipe.scheme("layers.7.mlp.down", 36).kind == precision
     if precision == "int4":
         assert recipe.scheme("speech_head", 36).bits >= 8
+
+
+def test_our_recipes_go_by_their_names():
+    recipe = read_recipe(Path("int4-gptq-cpu"))
+    assert recipe.scheme("layers.3.mlp.down", 6).algorithm == "gptq"
+    assert recipe.scheme("layers.5.mlp.down", 6).kind == "int8"
+    with pytest.raises(ConfigError, match="int4-gptq-cpu"):
+        read_recipe(Path("int4-gtpq-cpu"))
 
 
 def write(tmp_path, text):
