@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ttt_ref.errors import DeviceError
+from ttt_ref.errors import BundleError, DeviceError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.doctor.engines import EngineStatus, check_engine
 from ttt_runtime.doctor.gpu import Gpu, GpuReport, probe_gpus
@@ -132,7 +132,7 @@ def _engine_file_needs(bundle: Bundle, status: EngineStatus, gpus: GpuReport) ->
                 bundle.path / ENGINE_FOLDER, name, bundle.file(entry.file), backend, gpu
             )
             needs.append(Need(f"engine of {name}", True, found.path.name))
-        except DeviceError as error:
+        except (DeviceError, BundleError) as error:
             needs.append(Need(f"engine of {name}", False, str(error)))
     return needs
 

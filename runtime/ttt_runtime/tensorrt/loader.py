@@ -60,10 +60,16 @@ def find_engine(
 
     Raises:
         DeviceError: none fits; the line says why each one was refused.
+        BundleError: the graph's name is none that an engine can have.
     """
+    if not graph.isidentifier():  # names come from the bundle; this one would be a path or pattern
+        raise BundleError(f"graph {graph!r} cannot have an engine: its name is no plain word")
     reasons = []
     graph_hash = graph_sha256(graph_file)
     for path in sorted(folder.glob(f"{graph}-*{ENGINE_SUFFIX}")):
+        if path.is_symlink():
+            reasons.append(f"{path.name} is a link")
+            continue
         try:
             stamp = read_stamp(path)
             why = mismatch(

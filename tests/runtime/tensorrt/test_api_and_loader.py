@@ -205,6 +205,18 @@ def test_a_stamp_of_the_future_is_refused(graph: Path) -> None:
         read_stamp(path)
 
 
+def test_links_and_names_that_are_paths_are_refused(graph: Path) -> None:
+    """A bundle comes from elsewhere: its graph names and files are not to lead out of it."""
+    good = put_engine(graph)
+    outside = graph.parent / "elsewhere.engine"
+    good.rename(outside)
+    good.symlink_to(outside)
+    with pytest.raises(DeviceError, match="is a link"):
+        find(graph)
+    with pytest.raises(BundleError, match="no plain word"):
+        find_engine(graph.parent / "engines", "../decoder", graph, backend(), ORIN)
+
+
 def test_no_engine_at_all(graph: Path) -> None:
     with pytest.raises(DeviceError, match="fits: there is none"):
         find(graph)
