@@ -15,6 +15,7 @@ import numpy as np
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
 from ttt_runtime.audio import Audio, is_silent
+from ttt_runtime.barge_in import Heard, cut_answer, tokens_heard
 from ttt_runtime.bundle import Bundle, Verify
 from ttt_runtime.chooser import Exactness
 from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
@@ -56,6 +57,7 @@ class Reply:
         reason: why it ended (see `events.DoneReason`), or `silence`.
         history: ids of the whole conversation so far, to be given with the next turn.
         timeline: what took how long.
+        prompt_tokens: where in `history` this answer begins.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class Reply:
     reason: DoneReason | str
     history: tuple[int, ...]
     timeline: Timeline
+    prompt_tokens: int
 
 
 Part = TextPart | AudioPart | Reply
@@ -152,6 +155,45 @@ class Assistant:
             raise ConfigError("there is no text to speak; give at least one word")
         return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
 
+    def interrupt(self, reply: Reply, played_seconds: float) -> Heard:
+        """Cut a turn, and the cache, to what was heard of it.
+
+        To barge in: set `cancel`, stop the playback, take the remaining parts (the Reply comes
+        within one forward), then call this and give `Heard.history` with the next turn. Also
+        right for an answer that was computed to its end and is still playing.
+
+        Args:
+            reply: the turn's last part.
+            played_seconds: seconds of this answer's audio that left the loudspeaker.
+
+        Raises:
+            ConfigError: a negative or not finite time.
+        """
+        if not 0 <= played_seconds < float("inf"):
+            raise ConfigError(f"played_seconds is {played_seconds}; expected 0 or more")
+        layout = self.engine.layout
+        prompt, rest = reply.history[: reply.prompt_tokens], reply.history[reply.prompt_tokens :]
+        if not rest:  # silence was answered: nothing of it is in the conversation
+            return Heard("", 0, reply.history)
+        finished = reply.reason == "end"
+        # A finished answer ends with <|im_end|> itself; only what follows it was appended.
+        appended = self.prompts.end_of_answer((layout.im_end_id,) if finished else ())
+        answer = rest[: len(rest) - len(appended)]
+        codes = sum(layout.is_code(i) for i in answer)
+        heard = min(tokens_heard(played_seconds, self._tokens_per_second(reply, codes)), codes)
+        kept, own = cut_answer(answer, layout, heard, finished=finished)
+        self.engine.truncate(len(prompt) + own)
+        _, text = split_answer(
+            self.prompts.decode(kept),
+            transcript_first=reply.task == "answer" and self.prompts.prompts.transcript_first,
+        )
+        return Heard(text, heard, (*prompt, *kept, *self.prompts.end_of_answer(kept)))
+
+    def _tokens_per_second(self, reply: Reply, codes: int) -> float:
+        if self.tokenizer is not None:
+            return self.tokenizer.frame_rate_hz
+        return codes / reply.audio_seconds if reply.audio_seconds else 0.0
+
     def _hear(
         self,
         task: Task,
@@ -199,7 +241,8 @@ class Assistant:
                         seconds = part.audio_seconds
         timeline.finish()
         text = HEARD_NOTHING if task == "answer" else ""
-        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline)
+        before = len(history)
+        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline, before)
 
     def _turn(
         self,
@@ -244,7 +287,8 @@ class Assistant:
             heard = said
         rest = self.prompts.end_of_answer(answer)
         seconds = 0.0 if voice is None else voice.seconds
-        yield Reply(task, heard, said, seconds, reason, tuple(prompt + answer + rest), timeline)
+        whole = tuple(prompt + answer + rest)
+        yield Reply(task, heard, said, seconds, reason, whole, timeline, len(prompt))
 
 
 class _TextStream:
