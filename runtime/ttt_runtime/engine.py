@@ -17,6 +17,7 @@ from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.bundle import Bundle, Verify
 from ttt_runtime.calibration import CodePrior
 from ttt_runtime.chooser import Chooser, Exactness, Runner, exactness_named
+from ttt_runtime.deadline import DeadlineSchedule
 from ttt_runtime.events import AnyEvent, DoneEvent
 from ttt_runtime.fast import EXACT, FastOptions
 from ttt_runtime.sampler import Floats
@@ -105,6 +106,7 @@ class SpeechEngine:
         seed: int = 0,
         cancel: threading.Event | None = None,
         observer: Observer | None = None,
+        deadline: DeadlineSchedule | None = None,
     ) -> Iterator[AnyEvent]:
         """Yield text and speech events as their ids become final, then one DoneEvent.
 
@@ -115,14 +117,18 @@ class SpeechEngine:
             cancel: when set, generation ends before the next forward with reason `cancelled`;
                 what is committed to the cache stays usable.
             observer: called after every forward, for measurement.
+            deadline: plans each block's passes by the playback (option `deadline` of `fast`).
 
         Raises:
-            ConfigError: an empty prompt, an id outside the vocabulary, a prompt longer than the
-                cache, or (when the first span begins) lengths that do not divide.
+            ConfigError: a deadline without its option, an empty prompt, an id outside the
+                vocabulary, a prompt longer than the cache, or (when the first span begins)
+                lengths that do not divide.
         """
         prompt = self._checked(prompt_ids)
+        if deadline is not None and not self._options.deadline:
+            raise ConfigError("a deadline schedule needs exactness fast with its option deadline")
         self._generation += 1
-        return self._run(prompt, config, self._generation, seed, cancel, observer)
+        return self._run(prompt, config, self._generation, seed, cancel, observer, deadline)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], config: GenerationConfig, *, seed: int = 0
@@ -132,6 +138,11 @@ class SpeechEngine:
         for event in self.generate(prompt_ids, config, seed=seed):
             ids.extend(event.ids)
         return ids
+
+    @property
+    def wants_deadline(self) -> bool:
+        """True if the options ask for a deadline schedule."""
+        return self._options.deadline
 
     @property
     def kept_ids(self) -> tuple[int, ...]:
@@ -211,6 +222,7 @@ class SpeechEngine:
         seed: int,
         cancel: threading.Event | None,
         observer: Observer | None,
+        deadline: DeadlineSchedule | None,
     ) -> Iterator[AnyEvent]:
         runner = self.runner
         cached = self._reusable(prompt)
@@ -223,6 +235,7 @@ class SpeechEngine:
             chunk_rows=self._chunk_rows,
             keep_cache=self._keep_cache,
             options=self._options,
+            plan_passes=None if deadline is None else deadline.plan,
         )
         chooser = self.chooser(config, seed)
         ids = scheduler.ids
@@ -243,8 +256,11 @@ class SpeechEngine:
                     chosen = []
                 event = scheduler.account(step, chosen)
                 forwards += 1
+                end_ns = perf_counter_ns()
+                if deadline is not None:
+                    deadline.observe(step, begin_ns, end_ns)
                 if observer is not None:
-                    observer(step, begin_ns, perf_counter_ns())
+                    observer(step, begin_ns, end_ns)
                 if event is not None:
                     yield event
                     if generation != self._generation:
