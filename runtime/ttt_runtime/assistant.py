@@ -5,14 +5,16 @@ audio -> codes -> prompt ids -> engine events -> text and codes -> audio
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from time import perf_counter
 
 import numpy as np
 
-from ttt_ref.config import GenerationConfig
+from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
 from ttt_runtime.audio import Audio, is_silent
 from ttt_runtime.barge_in import Heard, cut_answer, tokens_heard
@@ -20,9 +22,11 @@ from ttt_runtime.bundle import Bundle, Verify
 from ttt_runtime.chooser import Exactness
 from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.deadline import DeadlineSchedule
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
 from ttt_runtime.fast import FastOptions
+from ttt_runtime.pipeline import CancelEither, Decode, in_turn, overlapped
 from ttt_runtime.prompt import PromptBuilder, Task, split_answer
 from ttt_runtime.timing import Timeline
 
@@ -82,6 +86,7 @@ class Assistant:
         tokenizer: audio to codes; None for a bundle that only speaks.
         decoder: codes to audio; None answers in text only.
         config: generation options.
+        overlap: run model and codec in threads of their own; the same ids and audio.
     """
 
     def __init__(
@@ -91,12 +96,15 @@ class Assistant:
         tokenizer: SpeechTokenizer | None,
         decoder: SpeechDecoder | None,
         config: GenerationConfig,
+        *,
+        overlap: bool = False,
     ) -> None:
         self.engine = engine
         self.prompts = prompts
         self.tokenizer = tokenizer
         self.decoder = decoder
         self.config = config
+        self.overlap = overlap
 
     @classmethod
     def from_bundle(
@@ -109,6 +117,7 @@ class Assistant:
         fast: FastOptions | None = None,
         threads: int | None = None,
         verify: Verify = "auto",
+        overlap: bool = False,
     ) -> Assistant:
         """Load model, codec and prompts of a bundle; `preset` None takes its first preset."""
         bundle = Bundle.open(path, verify)
@@ -118,7 +127,7 @@ class Assistant:
         )
         prompts = PromptBuilder.from_bundle(bundle)
         tokenizer, decoder = load_codec(bundle, device, threads=threads)
-        return cls(engine, prompts, tokenizer, decoder, config)
+        return cls(engine, prompts, tokenizer, decoder, config, overlap=overlap)
 
     def answer(
         self,
@@ -259,26 +268,44 @@ class Assistant:
         prompt = before + self.prompts.user_turn(content)
         voice = None
         if speak and self.decoder is not None:
-            voice = _Voice(self.decoder, timeline)
+            voice = _Voice(self.decoder, timeline, self.engine.layout)
+            if self.tokenizer is not None:
+                voice.deadline = DeadlineSchedule(self.tokenizer.frame_rate_hz)
+        deadline = None
+        if voice is not None and self.engine.wants_deadline:
+            if voice.deadline is None:
+                raise ConfigError("fast option deadline needs a bundle with a speech tokenizer")
+            deadline = voice.deadline
+        stop = CancelEither(cancel)
+        events = self.engine.generate(
+            prompt,
+            self.config,
+            seed=seed,
+            cancel=stop,
+            observer=timeline.observe,
+            deadline=deadline,
+        )
+        decode: Decode = _no_sound if voice is None else voice.decode
+        if self.overlap and voice is not None:
+            items = overlapped(events, decode, stop)
+        else:
+            items = in_turn(events, decode)
         text = _TextStream(self.prompts)
         answer: list[int] = []
         reason: DoneReason = "end"
-        for event in self.engine.generate(
-            prompt, self.config, seed=seed, cancel=cancel, observer=timeline.observe
-        ):
-            answer.extend(event.ids)
-            if isinstance(event, TextEvent):
-                if part := text.push(event.ids[0]):
-                    yield TextPart(part)
-            elif isinstance(event, SpeechEvent):
-                if voice is not None:
-                    layout = self.engine.layout
-                    codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
-                    yield from voice.push(codes)
-            elif isinstance(event, DoneEvent):
-                reason = event.reason
-        if voice is not None and reason != "cancelled":
-            yield from voice.finish()
+        with contextlib.closing(items):
+            for item in items:
+                if isinstance(item, np.ndarray):
+                    yield AudioPart(item)
+                    continue
+                answer.extend(item.ids)
+                if isinstance(item, TextEvent):
+                    if part := text.push(item.ids[0]):
+                        yield TextPart(part)
+                elif isinstance(item, DoneEvent):
+                    reason = item.reason
+        if voice is not None and voice.deadline is not None:
+            timeline.underruns = voice.deadline.underruns
         timeline.finish()
         heard, said = split_answer(
             text.whole, transcript_first=task == "answer" and self.prompts.prompts.transcript_first
@@ -311,13 +338,19 @@ class _TextStream:
         return text
 
 
+def _no_sound(event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
+    return ()
+
+
 class _Voice:
     """Decodes the codes of one answer as they come."""
 
-    def __init__(self, decoder: SpeechDecoder, timeline: Timeline) -> None:
+    def __init__(self, decoder: SpeechDecoder, timeline: Timeline, layout: TokenLayout) -> None:
+        self.deadline: DeadlineSchedule | None = None
         self._stream: DecoderStream = decoder.stream()
         self._rate_hz = decoder.sample_rate_hz
         self._timeline = timeline
+        self._layout = layout
         self._samples = 0
 
     @property
@@ -325,24 +358,29 @@ class _Voice:
         """Length of the audio given so far."""
         return self._samples / self._rate_hz
 
-    def push(self, codes: Sequence[int]) -> Iterator[AudioPart]:
-        """Give the audio that these codes complete, if any."""
-        if codes:
+    def decode(self, event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
+        """Give the audio that a block completes; at the end what waited for its right context."""
+        layout, begin = self._layout, perf_counter()
+        if isinstance(event, SpeechEvent):
+            codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
+            if not codes:
+                return ()
             with self._timeline.phase("decode", f"{len(codes)} codes"):
                 audio = self._stream.push(np.array(codes, dtype=np.int64))
-            yield from self._part(audio)
-
-    def finish(self) -> Iterator[AudioPart]:
-        """Give the audio that was held back for its right context."""
-        with self._timeline.phase("decode", "finish"):
-            audio = self._stream.finish()
-        yield from self._part(audio)
-
-    def _part(self, audio: Audio) -> Iterator[AudioPart]:
-        if len(audio):
-            self._timeline.mark_first_audio()
-            self._samples += len(audio)
-            yield AudioPart(audio)
+        elif event.reason == "cancelled":
+            return ()
+        else:
+            with self._timeline.phase("decode", "finish"):
+                audio = self._stream.finish()
+        if self.deadline is not None:
+            self.deadline.decoded(perf_counter() - begin)
+        if not len(audio):
+            return ()
+        self._timeline.mark_first_audio()
+        self._samples += len(audio)
+        if self.deadline is not None:
+            self.deadline.queue(len(audio) / self._rate_hz)
+        return (audio,)
 
 
 def pick_preset(bundle: Bundle, name: str | None) -> GenerationConfig:

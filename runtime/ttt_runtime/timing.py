@@ -42,6 +42,8 @@ class Timeline:
         self.begin_ns = perf_counter_ns()
         self.first_audio_ns: int | None = None
         self.end_ns: int | None = None
+        # Gaps in the sound if it is played from its first sample on; None where nobody counted.
+        self.underruns: int | None = None
 
     def observe(self, step: Step, begin_ns: int, end_ns: int) -> None:
         """Take in a forward of the engine (an `engine.Observer`)."""
@@ -92,6 +94,7 @@ class Timeline:
         figures["ttfa_ms"] = None if self.ttfa_ms is None else round(self.ttfa_ms, 3)
         figures["total_ms"] = round(self.total_ms, 3)
         figures["audio_seconds"] = round(audio_seconds, 3)
+        figures["underruns"] = self.underruns
         rtf = self.total_ms / 1e3 / audio_seconds if audio_seconds > 0 else None
         figures["rtf"] = None if rtf is None else round(rtf, 4)
         return figures
