@@ -14,7 +14,6 @@ from ttt_export.codec.glm4voice_check import (
     Reference,
     check_gates,
     compare,
-    fastest_solver,
 )
 from ttt_export.codec.glm4voice_flow import write_flow_encoder, write_flow_velocity
 from ttt_export.codec.glm4voice_tokenizer import tokenizer_params, write_tokenizer
@@ -27,11 +26,9 @@ from ttt_ref.errors import CodecError, ExportError
 from ttt_runtime.bundle import BundleWriter
 from ttt_runtime.bundle_config import CodecEntry, GraphEntry
 from ttt_runtime.codec.glm4voice import graphs
-from ttt_runtime.codec.glm4voice.decoder import Flow as FlowGraphs
-from ttt_runtime.codec.glm4voice.decoder import Glm4VoiceDecoder
+from ttt_runtime.codec.glm4voice.load import assemble
+from ttt_runtime.codec.glm4voice.measure import fastest_solver
 from ttt_runtime.codec.glm4voice.params import DecoderParams
-from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
-from ttt_runtime.codec.glm4voice.vocoder import Vocoder
 from ttt_runtime.graph_spec import GraphSpec
 from ttt_runtime.session import GraphSession, SessionSettings
 
@@ -111,14 +108,12 @@ def write_graphs(
 def load_made(folder: Path, specs: Mapping[str, GraphSpec], reference: Reference) -> Made:
     """Load written graphs with the runtime, on the CPU."""
     settings = SessionSettings("cpu")
-    session = {
-        name: GraphSession(folder / f"{name}.onnx", spec, settings) for name, spec in specs.items()
-    }
+
+    def session(name: str) -> GraphSession:
+        return GraphSession(folder / f"{name}.onnx", specs[name], settings)
+
     params = decoder_params(reference.flow, reference.hift)
-    flow = FlowGraphs(session[graphs.FLOW_ENCODER], session[graphs.FLOW_VELOCITY], params)
-    vocoder = Vocoder(session[graphs.VOCODER_F0], session[graphs.VOCODER], params)
-    tokenizer = Glm4VoiceTokenizer(session[graphs.TOKENIZER], tokenizer_params(reference.encoder))
-    return Made(tokenizer, Glm4VoiceDecoder(flow, vocoder))
+    return Made(*assemble(tokenizer_params(reference.encoder), params, session))
 
 
 def export_glm4voice(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ttt_ref.errors import BundleError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.codec.glm4voice import graphs
@@ -10,6 +12,18 @@ from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
 from ttt_runtime.codec.glm4voice.vocoder import Vocoder
 from ttt_runtime.session import GraphSession, SessionSettings
+
+
+def assemble(
+    tokenizer: TokenizerParams, decoder: DecoderParams, session: Callable[[str], GraphSession]
+) -> tuple[Glm4VoiceTokenizer, Glm4VoiceDecoder]:
+    """Return tokenizer and decoder over the graphs that `session` loads by name."""
+    flow = Flow(session(graphs.FLOW_ENCODER), session(graphs.FLOW_VELOCITY), decoder)
+    vocoder = Vocoder(session(graphs.VOCODER_F0), session(graphs.VOCODER), decoder)
+    return (
+        Glm4VoiceTokenizer(session(graphs.TOKENIZER), tokenizer),
+        Glm4VoiceDecoder(flow, vocoder),
+    )
 
 
 def load(bundle: Bundle, settings: SessionSettings) -> tuple[Glm4VoiceTokenizer, Glm4VoiceDecoder]:
@@ -38,9 +52,4 @@ def load(bundle: Bundle, settings: SessionSettings) -> tuple[Glm4VoiceTokenizer,
         entry = bundle.codec_graph(name)
         return GraphSession(bundle.file(entry.file), entry.spec, settings)
 
-    flow = Flow(session(graphs.FLOW_ENCODER), session(graphs.FLOW_VELOCITY), decoder)
-    vocoder = Vocoder(session(graphs.VOCODER_F0), session(graphs.VOCODER), decoder)
-    return (
-        Glm4VoiceTokenizer(session(graphs.TOKENIZER), tokenizer),
-        Glm4VoiceDecoder(flow, vocoder),
-    )
+    return assemble(tokenizer, decoder, session)
