@@ -26,6 +26,7 @@ from ttt_runtime.bundle_config import CONFIG_NAME
 from ttt_runtime.cli import session
 from ttt_runtime.cli.assistant import app
 from ttt_runtime.cli.entry import run_app
+from ttt_runtime.fast import FastOptions
 
 SPEAKING_SEED = next(
     seed
@@ -100,6 +101,24 @@ def test_json_is_one_object_a_line(cli, question: Path, tmp_path: Path) -> None:
     result = cli("answer", question, "--json", "-o", tmp_path / "a.wav")
     line = json.loads(result.out)
     assert line["audio_seconds"] == pytest.approx(soundfile.info(tmp_path / "a.wav").duration)
+
+
+def test_fast_options_and_overlap_reach_the_assistant(  # type: ignore[no-untyped-def]
+    cli, question: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def load(*_: object, **options: object) -> object:
+        seen.append(options)
+        return toy_assistant(SPEAKING_SEED)
+
+    monkeypatch.setattr(session.Assistant, "from_bundle", load)
+    fast = ("--exactness", "fast", "--fast", "early_end", "--fast", "threshold=0.9")
+    assert cli("answer", question, *fast, "--overlap").code == 0
+    assert cli("speak", "hello", "-o", tmp_path / "a.wav").code == 0
+    assert seen[0]["fast"] == FastOptions(early_end=True, threshold=0.9)
+    assert [options["overlap"] for options in seen] == [True, False]
+    assert seen[1]["fast"] is None
 
 
 def test_several_inputs_go_into_a_folder(cli, question: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -58,6 +58,7 @@ def test_the_script_is_said_whatever_the_weights(seed: int) -> None:
 
 def test_phases_are_counted_and_timed(bundle: Path) -> None:
     profile = measure(ProfileOptions(bundle, repeats=3, shape=SHAPE))
+    assert all(turn.timeline.underruns is not None for turn in profile.warm)
     doc = document(profile)
     counts = {phase: doc["phases_ms"][phase]["count"] for phase in PHASES}
     # 9 text choices: one by the prefill, one after each of two spans by a commit; two passes a

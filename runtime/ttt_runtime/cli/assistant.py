@@ -34,6 +34,9 @@ Fast = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all CPUs.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random draws.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")]
+Overlap = Annotated[
+    bool, typer.Option("--overlap", help="Run model and codec side by side, in two threads.")
+]
 Play = Annotated[bool, typer.Option("--play", help="Play the answer as it comes.")]
 MaxSeconds = Annotated[
     float, typer.Option(min=0.1, max=600, help="Longest sound file that is accepted.")
@@ -58,12 +61,15 @@ def answer(
     seed: Seed = 0,
     json: Json = False,
     play: Play = False,
+    overlap: Overlap = False,
     max_seconds: MaxSeconds = 60.0,
 ) -> None:
     """Answer spoken questions, in text and in speech."""
     from ttt_runtime.cli.session import Options, run_answer
 
-    options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
+    options = Options(
+        bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()), overlap
+    )
     run_answer(options, inputs, output, play=play, max_seconds=max_seconds)
 
 
@@ -100,11 +106,14 @@ def speak(
     seed: Seed = 0,
     json: Json = False,
     play: Play = False,
+    overlap: Overlap = False,
 ) -> None:
     """Speak a text."""
     from ttt_runtime.cli.session import Options, run_speak
 
-    options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
+    options = Options(
+        bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()), overlap
+    )
     run_speak(options, text, output, play=play)
 
 

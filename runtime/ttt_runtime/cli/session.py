@@ -34,6 +34,7 @@ class Options:
     seed: int
     json: bool
     fast: tuple[str, ...] = ()
+    overlap: bool = False
 
     def load(self) -> Assistant:
         """Load the assistant."""
@@ -45,6 +46,7 @@ class Options:
             preset=self.preset,
             fast=parse_fast(self.fast, exactness),
             threads=self.threads,
+            overlap=self.overlap,
         )
 
 

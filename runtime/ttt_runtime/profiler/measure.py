@@ -21,6 +21,7 @@ from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import Exactness
 from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.deadline import DeadlineSchedule
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import SpeechEvent
 from ttt_runtime.fast import FastOptions
@@ -118,6 +119,11 @@ class _Bench:
             return read_audio(options.question, rate_hz, max_seconds=options.max_seconds).audio
         return question_audio(options.shape.question_seconds, rate_hz)
 
+    def _playback(self) -> DeadlineSchedule:
+        if self.tokenizer is None:
+            return DeadlineSchedule(DEFAULT_FRAME_RATE_HZ)
+        return DeadlineSchedule(self.tokenizer.frame_rate_hz)
+
     def turn(self) -> Turn:
         """Hear the question and answer it, from an empty cache."""
         self.engine.reset()
@@ -126,16 +132,25 @@ class _Bench:
         prompt = self._prompt(timeline)
         stream = None if self.decoder is None else self.decoder.stream()
         samples = codes_made = tokens = 0
-        for event in self.engine.generate(prompt, self.config, observer=timeline.observe):
+        playback = self._playback()
+        deadline = playback if self.engine.wants_deadline else None
+        for event in self.engine.generate(
+            prompt, self.config, observer=timeline.observe, deadline=deadline
+        ):
             tokens += len(event.ids)
             if isinstance(event, SpeechEvent):
                 codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
                 codes_made += len(codes)
                 if stream is None:
                     timeline.mark_first_audio()  # without a codec: the first codes
+                    playback.queue(len(codes) / DEFAULT_FRAME_RATE_HZ)
                     continue
                 with timeline.phase("decode"):
-                    samples += len(stream.push(np.array(codes, dtype=np.int64)))
+                    made = len(stream.push(np.array(codes, dtype=np.int64)))
+                samples += made
+                playback.decoded(timeline.slices[-1].ms / 1e3)
+                if made and self.decoder is not None:
+                    playback.queue(made / self.decoder.sample_rate_hz)
                 if samples:
                     timeline.mark_first_audio()
         if stream is not None:
@@ -143,6 +158,7 @@ class _Bench:
                 samples += len(stream.finish())
             if samples:
                 timeline.mark_first_audio()
+        timeline.underruns = playback.underruns
         timeline.finish()
         if self.decoder is None:
             return Turn(timeline, codes_made / DEFAULT_FRAME_RATE_HZ, tokens)
