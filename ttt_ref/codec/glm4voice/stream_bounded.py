@@ -38,7 +38,7 @@ class StreamOptions:
 
     window_tokens: int = 40
     hold_frames: int = 34
-    plan_tokens: tuple[int, ...] = (13, 26)
+    plan_tokens: tuple[int, ...] = (13, 13, 26)
 
     def __post_init__(self) -> None:
         """Refuse windows and plans that cannot work."""

@@ -101,7 +101,7 @@ class DecoderParams:
     solver: str = "euler"
     window_tokens: int = 40
     hold_frames: int = 34
-    plan_tokens: tuple[int, ...] = (13, 26)
+    plan_tokens: tuple[int, ...] = (13, 13, 26)
     whole_tokens: int = 250
     seed: int = 42
 
