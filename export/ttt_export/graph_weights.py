@@ -43,16 +43,15 @@ class GraphTensors:
             if node.op_type == "DequantizeLinear"
         }
 
-    def matrix(self, name: str) -> Float32Array:
-        """Return the matrix W [K, N] of this name as the graph computes with it."""
+    def matrix(self, name: str) -> BlockQuantized | NDArray[Any]:
+        """Return the matrix W [K, N] of this name as it is stored."""
         if f"{name}.codes" not in self._initializers:
-            return self.values(f"{name}.weight").astype(np.float32)
+            return self.values(f"{name}.weight")
         zeros = self.values(f"{name}.zeros") if f"{name}.zeros" in self._initializers else None
         bits = 4 if self._initializers[f"{name}.codes"].data_type == TensorProto.INT4 else 8
         scales = self.values(f"{name}.scales").astype(np.float32)
         codes = self.values(f"{name}.codes")
-        quantized = BlockQuantized(codes, scales, zeros, bits, self._blocks[f"{name}.weight"])
-        return quantized.dequantize()
+        return BlockQuantized(codes, scales, zeros, bits, self._blocks[f"{name}.weight"])
 
     def values(self, name: str) -> NDArray[Any]:
         """Return an initializer; 4-bit codes come as int8."""
@@ -87,7 +86,7 @@ class BundleWeights:
         self._config = config
         self._layout = layout
         self._table = table
-        self._held: tuple[str, Float32Array] | None = None
+        self._held: tuple[str, BlockQuantized | NDArray[Any]] | None = None
 
     def names(self) -> list[str]:
         """Return nothing: this source is read by known names only."""
@@ -109,11 +108,18 @@ class BundleWeights:
             return self._head_rows(start, stop)
         return self._tensor(name)[start:stop]
 
-    def _matrix(self, graph: GraphTensors, name: str) -> Float32Array:
-        # The parts of a fused matrix are asked for one after the other: read it once.
+    def _rows(self, graph: GraphTensors, name: str, start: int, stop: int) -> Float32Array:
+        """Return columns start..stop-1 of W as rows of the checkpoint's tensor."""
+        # The parts of a fused matrix are asked for one after the other: read it once, but never
+        # hold all of it as floats: the text head of a 3B model would be 1.2 GB.
         if self._held is None or self._held[0] != name:
             self._held = (name, graph.matrix(name))
-        return self._held[1]
+        stored = self._held[1]
+        if isinstance(stored, BlockQuantized):
+            part = stored.columns(start, stop).dequantize()
+        else:
+            part = stored[:, start:stop].astype(np.float32)
+        return np.ascontiguousarray(part.T)
 
     def _head_rows(self, start: int, stop: int) -> Float32Array:
         edge = self._layout.audio_start
@@ -124,8 +130,8 @@ class BundleWeights:
         ):
             first, last = max(start, low), min(stop, high)
             if first < last:
-                parts.append(self._matrix(graph, name)[:, first - low : last - low].T)
-        return np.ascontiguousarray(np.concatenate(parts))
+                parts.append(self._rows(graph, name, first - low, last - low))
+        return np.concatenate(parts)
 
     def _tensor(self, name: str) -> Float32Array:
         if name == "model.norm.weight":
@@ -146,19 +152,15 @@ class BundleWeights:
             part = "qkv".index(projection)
             if kind == "bias":
                 return self._vector(f"{layer}.attn.bias")[edges[part] : edges[part + 1]]
-            columns = self._matrix(self._decoder, f"{layer}.attn.qkv")
-            return _transposed(columns[:, edges[part] : edges[part + 1]])
-        if projection == "o":
-            return _transposed(self._matrix(self._decoder, f"{layer}.attn.out"))
-        if projection == "down":
-            return _transposed(self._matrix(self._decoder, f"{layer}.mlp.down"))
-        wide = self._config.intermediate_size
-        both = self._matrix(self._decoder, f"{layer}.mlp.gate_up")
-        return _transposed(both[:, :wide] if projection == "gate" else both[:, wide:])
+            return self._rows(self._decoder, f"{layer}.attn.qkv", edges[part], edges[part + 1])
+        config = self._config
+        name, start, stop = {
+            "o": ("attn.out", 0, config.hidden_size),
+            "down": ("mlp.down", 0, config.hidden_size),
+            "gate": ("mlp.gate_up", 0, config.intermediate_size),
+            "up": ("mlp.gate_up", config.intermediate_size, 2 * config.intermediate_size),
+        }[projection]
+        return self._rows(self._decoder, f"{layer}.{name}", start, stop)
 
     def _vector(self, name: str) -> Float32Array:
         return self._decoder.values(name).astype(np.float32)
-
-
-def _transposed(matrix: Float32Array) -> Float32Array:
-    return np.ascontiguousarray(matrix.T)

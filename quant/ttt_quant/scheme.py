@@ -103,11 +103,18 @@ class BlockQuantized:
 
     def dequantize(self) -> Float32Array:
         """Return the matrix that an engine computes with, float32 [K, N]."""
-        values = self.codes.astype(np.float32)
+        values = self.codes.astype(np.float32, order="C")
+        blocks = values.reshape(len(self.scales), self.block, -1)  # a view: no copy of the matrix
         if self.zeros is not None:
-            values -= np.repeat(self.zeros.astype(np.float32), self.block, axis=0)
-        values *= np.repeat(self.scales, self.block, axis=0)
+            blocks -= self.zeros[:, None, :]
+        blocks *= self.scales[:, None, :]
         return values
+
+    def columns(self, start: int, stop: int) -> BlockQuantized:
+        """Return output channels start..stop-1."""
+        zeros = None if self.zeros is None else self.zeros[:, start:stop]
+        scales = self.scales[:, start:stop]
+        return replace(self, codes=self.codes[:, start:stop], scales=scales, zeros=zeros)
 
 
 def code_range(bits: int) -> tuple[int, int]:
