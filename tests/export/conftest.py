@@ -26,7 +26,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
     @lru_cache(maxsize=8)
     def export(path: Path) -> ExportResult:
-        return export_checkpoint(path, folder / path.name)
+        # Two golden folders may each hold a checkpoint of this name.
+        return export_checkpoint(path, folder / f"{export.cache_info().currsize}-{path.name}")
 
     return export
 

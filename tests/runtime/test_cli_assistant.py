@@ -302,6 +302,8 @@ def test_interruption_leaves_nothing(
         stdout=subprocess.DEVNULL,
         text=True,
         env=environment(),
+        # A shell's background job ignores Ctrl-C, and so would all that the tests start in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "speaking\n"

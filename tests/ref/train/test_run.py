@@ -197,7 +197,10 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], errors
     expected, found = final_state(one), final_state(two)
     for key, value in expected.items():
-        assert torch.allclose(value, found[key], atol=2e-5), key
+        # AdamW divides by the size of the gradient, so where that is near nothing, rounding shows
+        # as a share of the learning rate: one per cent of one step is allowed.
+        difference = float((value - found[key]).abs().max())
+        assert difference <= 0.01 * optimizer["learning_rate"], f"{key} differs by {difference}"
     lines = zip(log_lines(one), log_lines(two), strict=True)
     for a, b in lines:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
