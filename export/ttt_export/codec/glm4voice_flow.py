@@ -37,7 +37,7 @@ class _EncoderGraph:
         ops, flow = self._ops, self._flow
         # All before the first attention depends on the code alone: one table of finished rows.
         rows = flow.encoder.embed.out(flow.input_embedding.weight) * math.sqrt(self._width)
-        x = ops.node("Gather", ops.big("tokens.table", array(rows)), "tokens", axis=0)
+        x = ops.rows("tokens.table", array(rows), "tokens")
         shape = ops.node("Shape", "tokens")
         length = ops.node("Gather", shape, ops.writer.constant("one", np.array(1)), axis=0)
         distances, columns, bias = self._positions(length)

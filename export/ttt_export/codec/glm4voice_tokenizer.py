@@ -38,8 +38,8 @@ def _front(ops: Ops, encoder: SpeechEncoder) -> str:
     rest = ops.slice(x, edge, np.iinfo(np.int64).max, 2)
     x = ops.node("Concat", before, rest, axis=2)
     x = ops.transpose(ops.gelu(ops.conv(x, "conv2", encoder.conv2, pad=False)), 0, 2, 1)
-    table = ops.big("positions.table", array(encoder.embed_positions.weight))
-    return ops.node("Add", x, ops.node("Gather", table, "positions", axis=0))
+    table = array(encoder.embed_positions.weight)
+    return ops.node("Add", x, ops.rows("positions.table", table, "positions"))
 
 
 def _layer(ops: Ops, index: int, layer: EncoderLayer, x: str, bias: str) -> str:
@@ -90,9 +90,13 @@ def write_tokenizer(path: Path, encoder: SpeechEncoder, precision: Precision) ->
         x = _layer(ops, index, layer, x, bias)
     pooled = ops.reshape(ops.to_float32(x), 0, -1, params.pool_positions, params.width)
     mean = ops.node("ReduceMean", pooled, ops.ints(2), keepdims=0)
-    # The nearest code has the least |c|^2 - 2 x c; float32 whatever the precision.
+    # The nearest code has the least |c|^2 - 2 x c; computed in float32 whatever the precision.
     codes = array(encoder.codebook.weight)
-    table = ops.big("codebook.weight", np.ascontiguousarray(-2.0 * codes.T), "float32")
+    if ops.is_small:
+        codes = codes.astype(np.float16).astype(np.float32)
+    kind = "float16" if ops.is_small else "float32"
+    table = ops.big("codebook.weight", np.ascontiguousarray(-2.0 * codes.T), kind)
+    table = ops.cast(table, "float32") if ops.is_small else table
     squares = ops.const32(np.square(codes.astype(np.float64)).sum(1))
     distance = ops.node("Add", ops.node("MatMul", mean, table), squares)
     ops.node("ArgMin", distance, axis=2, keepdims=0, out="ids")

@@ -109,6 +109,19 @@ class Ops:
         made: NDArray[Any] = np.ascontiguousarray(value.astype(NUMPY_FLOATS[kind]))
         return self.writer.weight(name, kind, made.shape, [made])
 
+    def rows(self, name: str, table: Float32Array, index: str) -> str:
+        """Look rows up in a large table; all but plain float32 graphs hold it in float16."""
+        stored = self.big(name, table, "float16" if self.is_small else "float32")
+        found = self.node("Gather", stored, index, axis=0)
+        if self.is_small and self.precision.compute != "float16":
+            return self.cast(found, self.precision.compute)
+        return found
+
+    @property
+    def is_small(self) -> bool:
+        """True if weights are stored in fewer than 32 bits."""
+        return self.precision != Precision()
+
     # Plain nodes ---------------------------------------------------------------------------
 
     def node(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
