@@ -39,8 +39,9 @@ MAX_MEL_DISTANCE_DB = 1.0
 SAME_AS = {"bf16": "fp16", "int4": "int8"}
 PRECISIONS = ("fp32", "fp16", "int8")
 
-# On a CPU float16 and the vocoder's int8 are storage only; matrices multiply in int8. GPUs
-# compute in float16 and widen blocks of int8 weights themselves.
+# On a CPU float16 is storage only, and int8 multiplies in integers: all matrices, and the vocoder's
+# convolutions (the estimator's are too short to gain). GPUs compute in float16 and widen blocks of
+# int8 weights themselves.
 RECIPES: Mapping[tuple[str, str], Precision] = {
     ("fp32", "cpu"): FLOAT32,
     ("fp32", "gpu"): FLOAT32,
@@ -62,8 +63,11 @@ def graph_precisions(precision: str, engine: str) -> dict[str, Precision]:
     if name not in PRECISIONS:
         raise ExportError(f"codec precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     recipe = RECIPES[name, "cpu" if engine == "cpu" else "gpu"]
-    # The pitch network is small, and a hertz of error is heard.
-    return {graph: FLOAT32 if graph == graphs.VOCODER_F0 else recipe for graph in graphs.ALL}
+    chosen = dict.fromkeys(graphs.ALL, recipe)
+    chosen[graphs.VOCODER_F0] = FLOAT32  # small, and a hertz of error is heard
+    if recipe.linear == "dynamic":
+        chosen[graphs.VOCODER] = replace(recipe, conv="dynamic")
+    return chosen
 
 
 def decoder_params(flow: Flow, hift: Hift) -> DecoderParams:

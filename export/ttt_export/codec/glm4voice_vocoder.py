@@ -44,18 +44,24 @@ def write_vocoder_f0(path: Path, hift: Hift, precision: Precision) -> GraphSpec:
 
 
 def _snake(ops: Ops, x: str, alpha: nn.Parameter) -> str:
-    values = array(alpha)[None, :, None]
+    values = array(alpha)[None, None, :] if _by_rows(ops) else array(alpha)[None, :, None]
     sine = ops.node("Sin", ops.node("Mul", x, ops.const(values)))
     wave = ops.node("Mul", ops.node("Mul", sine, sine), ops.const(1.0 / (values + 1e-9)))
     return ops.node("Add", x, wave)
 
 
+def _by_rows(ops: Ops) -> bool:
+    """True if the blocks run channels last, which integer products want."""
+    return ops.precision.conv == "dynamic"
+
+
 def _snake_block(ops: Ops, name: str, block: SnakeBlock, x: str) -> str:
+    conv = ops.conv_rows if _by_rows(ops) else ops.conv
     for index in range(len(block.convs1)):
         h = _snake(ops, x, block.activations1[index].alpha)  # type: ignore[arg-type]
-        h = ops.conv(h, f"{name}.convs1.{index}", block.convs1[index])  # type: ignore[arg-type]
+        h = conv(h, f"{name}.convs1.{index}", block.convs1[index])  # type: ignore[arg-type]
         h = _snake(ops, h, block.activations2[index].alpha)  # type: ignore[arg-type]
-        h = ops.conv(h, f"{name}.convs2.{index}", block.convs2[index])  # type: ignore[arg-type]
+        h = conv(h, f"{name}.convs2.{index}", block.convs2[index])  # type: ignore[arg-type]
         x = ops.node("Add", x, h)
     return x
 
@@ -112,6 +118,8 @@ def write_vocoder(path: Path, hift: Hift, precision: Precision) -> GraphSpec:
             f"source_down.{stage}",
             hift.source_downs[stage],  # type: ignore[arg-type]
         )
+        if _by_rows(ops):
+            x, source = (ops.transpose(part, 0, 2, 1) for part in (x, source))
         block = hift.source_resblocks[stage]
         assert isinstance(block, SnakeBlock)
         x = ops.node("Add", x, _snake_block(ops, f"source.{stage}", block, source))
@@ -122,6 +130,7 @@ def write_vocoder(path: Path, hift: Hift, precision: Precision) -> GraphSpec:
             three.append(_snake_block(ops, f"res.{index}", block, x))
         total = ops.node("Add", ops.node("Add", three[0], three[1]), three[2])
         x = ops.node("Mul", total, ops.const(1.0 / 3.0))
+        x = ops.transpose(x, 0, 2, 1) if _by_rows(ops) else x
     x = ops.conv(ops.node("LeakyRelu", x, alpha=LAST_SLOPE), "post", hift.conv_post)
     _synthesise(ops, hift, ops.to_float32(x))
     ops.finish(spec)

@@ -27,6 +27,7 @@ from ttt_runtime.graph_spec import GraphSpec
 # dynamic: int8 weights times activations rounded to 8 bit as they come.
 Weights = Literal["float", "half", "stored", "blocks", "dynamic"]
 MIN_QUANTIZED = 4_096  # smaller weights are not worth it
+_END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Precision:
     Attributes:
         compute: float32 or float16.
         linear: storage of matrices.
-        conv: storage of convolutions: float, half or stored.
+        conv: storage of convolutions: float, half, stored or dynamic (see `Ops.conv_rows`).
     """
 
     compute: str = "float32"
@@ -194,11 +195,17 @@ class Ops:
 
     def _dynamic(self, x: str, name: str, values: Float32Array) -> str:
         """Round activations to uint8 over the whole tensor and multiply integers."""
+        rounded, step, zero = (self._name("Dynamic") for _ in range(3))
+        self.writer.nodes("DynamicQuantizeLinear", [x], [rounded, step, zero])
+        return self._integer_product(rounded, step, zero, name, values)
+
+    def _integer_product(
+        self, rounded: str, step: str, zero: str, name: str, values: Float32Array
+    ) -> str:
+        """Multiply uint8 activations with int8 weights [K, N], a scale for each column."""
         scale = np.maximum(np.abs(values).max(axis=0), 1e-12) / 127.0
         codes = np.rint(values / scale).astype(np.int8)
         stored = self.writer.weight(f"{name}.codes", "int8", codes.shape, [codes])
-        rounded, step, zero = (self._name("Dynamic") for _ in range(3))
-        self.writer.nodes("DynamicQuantizeLinear", [x], [rounded, step, zero])
         whole = self.node("MatMulInteger", rounded, stored, zero)
         back = self.node("Mul", step, self.const32(scale))
         return self.node("Mul", self.cast(whole, "float32"), back)
@@ -223,6 +230,29 @@ class Ops:
             pads=[padding, padding],
         )
 
+    def conv_rows(self, x: str, name: str, conv: nn.Conv1d) -> str:
+        """Convolve [B, F, C], channels last, as one integer product over shifted copies.
+
+        onnxruntime's integer convolution is three times slower than its float one; this is two
+        to four times faster.
+        """
+        (taps,), (dilation,), pad = conv.kernel_size, conv.dilation, int(conv.padding[0])
+        values = array(conv.weight).transpose(2, 1, 0)  # [k, C, O]
+        rounded, step, zero = (self._name("Dynamic") for _ in range(3))
+        self.writer.nodes("DynamicQuantizeLinear", [x], [rounded, step, zero])
+        padded = (
+            self.node("Pad", rounded, self.ints(0, pad, 0, 0, pad, 0), zero) if pad else rounded
+        )
+        reach = (taps - 1) * dilation
+        shifted = [
+            self.slice(padded, tap * dilation, tap * dilation - reach or _END, 1)
+            for tap in range(taps)
+        ]
+        wide = shifted[0] if taps == 1 else self.node("Concat", *shifted, axis=2)
+        matrix = np.ascontiguousarray(values.reshape(-1, values.shape[2]))
+        product = self._integer_product(wide, step, zero, name, matrix)
+        return product if conv.bias is None else self.node("Add", product, self.const(conv.bias))
+
     def conv_transpose(self, x: str, name: str, conv: nn.ConvTranspose1d) -> str:
         """Convolve [B, C, F] to a higher rate."""
         assert conv.bias is not None
@@ -240,7 +270,8 @@ class Ops:
     def _conv_weight(self, name: str, weight: Tensor, axis: int) -> str:
         values = array(weight)
         if self.precision.conv != "float" and values.size >= MIN_QUANTIZED:
-            return self._widened(f"{name}.weight", values, self.precision.conv, axis)
+            kind: Weights = "half" if self.precision.conv == "half" else "stored"
+            return self._widened(f"{name}.weight", values, kind, axis)
         return self.big(f"{name}.weight", values)
 
     def group_norm(self, x: str, norm: nn.GroupNorm) -> str:
