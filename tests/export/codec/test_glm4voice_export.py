@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ from ttt_export.codec.glm4voice_benchmark import benchmark
 from ttt_export.codec.glm4voice_check import Gates
 from ttt_export.codec.graph_work import gflop
 from ttt_export.codec_export import find_codec
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_ref.codec.glm4voice.random_weights import write_tokenizer
 from ttt_ref.errors import BundleError, CheckpointError, CodecError, ExportError
+from ttt_ref.random_weights import random_checkpoint
 from ttt_runtime.bundle import Bundle, BundleWriter
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.codec.glm4voice import graphs
@@ -121,6 +125,28 @@ def test_wrong_params_in_a_bundle_are_refused(tiny_codec: Path, tmp_path: Path) 
     del params["decoder"]
     with pytest.raises(BundleError, match="decoder and tokenizer"):
         load(bundle, SessionSettings("cpu", 1))
+
+
+def test_an_export_of_model_and_codec_speaks(tiny_codec: Path, tmp_path: Path) -> None:
+    random_checkpoint(tmp_path / "model", "tiny")
+    options = ExportOptions(
+        precision="int8",
+        engine="cpu",
+        speech_tokenizer=tiny_codec / "tokenizer",
+        speech_decoder=tiny_codec / "decoder",
+    )
+    export_checkpoint(tmp_path / "model", tmp_path / "out", options=options)
+    bundle = Bundle.open(tmp_path / "out", verify="hashes")
+    assert bundle.config.codec.type == "glm4voice"
+    tokenizer, decoder = load_codec(bundle, threads=1)
+    heard = tokenizer.encode(speechlike(0.5))
+    assert len(heard) == 7
+    assert len(decoder.decode(heard)) == 7 * 441 // 64 * 256
+    with pytest.raises(ExportError, match="belong together"):
+        export_checkpoint(
+            tmp_path / "model", tmp_path / "half", options=replace(options, speech_decoder=None)
+        )
+    assert not (tmp_path / "half").exists()
 
 
 def test_codec_folders_and_hub_names_are_told_apart(tiny_codec: Path, monkeypatch) -> None:
