@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
 from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.recording import active_recording
 
 # Device name -> onnxruntime provider and the extra of ttt-edge that brings it.
 PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
@@ -168,6 +169,9 @@ class GraphSession:
             options.inter_op_num_threads = 1
             # Threads spin between the nodes of a run, not after it: the next session needs the CPU.
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        recording = active_recording()
+        if recording is not None:
+            recording.prepare(options)
         try:
             self.ort_session: Any = ort.InferenceSession(
                 str(path), sess_options=options, providers=[provider]
@@ -175,6 +179,8 @@ class GraphSession:
         except Exception as error:  # onnxruntime has no base class for its errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
             raise BundleError(f"graph {path.name} cannot be loaded: {reason}") from None
+        if recording is not None:
+            recording.add(self.ort_session)
         active = self.ort_session.get_providers()
         if active[0] != provider:
             raise DeviceError(
