@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SEMANTICS = ("corrected", "released")
+OPTIMIZERS = ("adamw", "muon")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -138,19 +139,22 @@ class AugmentSection:
 
 @dataclass(frozen=True)
 class OptimizerSection:
-    """AdamW, clipping, accumulation and the moving average of the weights."""
+    """AdamW or Muon, clipping, accumulation and the moving average of the weights."""
 
+    name: str = "adamw"
     learning_rate: float = 1e-3
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-8
     weight_decay: float = 0.05
+    momentum: float = 0.95
     max_grad_norm: float = 1.0
     accumulation_steps: int = 1
     fused: bool = True
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        _one_of("optimizer.name", self.name, OPTIMIZERS)
         _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0")
         _require(self.accumulation_steps >= 1, "optimizer.accumulation_steps must be at least 1")
         _require(0.0 <= self.ema_decay < 1.0, "optimizer.ema_decay must lie in 0 to below 1")

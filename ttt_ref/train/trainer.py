@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ttt_ref import checkpoint as model_folder
-from ttt_ref.errors import CheckpointError
+from ttt_ref.errors import CheckpointError, ConfigError
 from ttt_ref.losses import draw_noise
 from ttt_ref.train import state as run_state
 from ttt_ref.train.collate import Feed, make_feed, noise_of, pad
@@ -28,6 +28,7 @@ from ttt_ref.train.ema import WeightAverage
 from ttt_ref.train.evaluate import Evaluation, figures
 from ttt_ref.train.logs import RunLog
 from ttt_ref.train.objective import Objective, score
+from ttt_ref.train.optimizers import make_optimizers
 from ttt_ref.train.sampler import Position, Sampler
 from ttt_ref.train.schedule import Schedule
 from ttt_ref.train.start import Start, make_start
@@ -35,16 +36,6 @@ from ttt_ref.train.start import Start, make_start
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or a termination signal; the state up to the last full step has been written."""
-
-
-def _parameter_groups(module: Objective, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; norms and biases do not."""
-    matrices = [p for p in module.parameters() if p.ndim >= 2]
-    vectors = [p for p in module.parameters() if p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
 
 
 class Trainer:
@@ -81,14 +72,16 @@ class Trainer:
         whole = self.accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
         on_cpu = self.accelerator.device.type == "cpu"
         objective = Objective(start.model.train(), start.layout.audio_start, whole and on_cpu)
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(objective, config.optimizer.weight_decay),
-            lr=config.optimizer.learning_rate,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            eps=config.optimizer.eps,
-            fused=config.optimizer.fused,
+        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+        if config.optimizer.name == "muon" and self.accelerator.distributed_type in sharded:
+            raise ConfigError(
+                f"optimizer.name is 'muon' under {self.accelerator.distributed_type.value}, but it "
+                "needs whole matrices; use 'adamw', or plain data parallelism"
+            )
+        prepared = self.accelerator.prepare(
+            objective, *make_optimizers(objective, config.optimizer)
         )
-        self.module, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.module, self.optimizers = prepared[0], prepared[1:]
         decay = config.optimizer.ema_decay
         self.average = WeightAverage(self.module, decay) if decay > 0 else None
 
@@ -165,8 +158,9 @@ class Trainer:
 
     def _train_step(self, elapsed: float) -> None:
         rate = self.schedule.rate(self.step, elapsed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         for feed, last in self._window():
             self.accelerator.sync_gradients = last
             alone = last or self.accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -178,8 +172,9 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(
             self.module.parameters(), self.config.optimizer.max_grad_norm
         )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         if self.average is not None:
             self.average.update()
         if norm is not None:
@@ -232,7 +227,7 @@ class Trainer:
         assert isinstance(mean, torch.Tensor)
         values = figures([float(value) for value in mean.cpu()])
         # With "released" accumulation the summed loss is what is trained on, and shown.
-        values["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        values["learning_rate"] = float(self.optimizers[0].param_groups[0]["lr"])
         values["gradient_norm"] = self.gradient_norm / self.logged_steps
         values["tokens_per_s"] = self.tokens / (time.monotonic() - self.logged_at)
         values["elapsed_s"] = elapsed

@@ -220,7 +220,7 @@ def test_accumulation_averages_or_adds_up(
     model = trainer.start.model
     seen: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(
-        trainer.optimizer,
+        trainer.optimizers[0],
         "step",
         lambda: seen.update({n: p.grad.clone() for n, p in model.named_parameters()}),
     )

@@ -81,11 +81,13 @@ def test_it_learns_and_the_model_loads(world: Path, tmp_path: Path) -> None:
     assert torch.equal(stored["model.model.norm.weight"], model.model.norm.weight)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_ctrl_c_then_resume_equals_the_uninterrupted_run(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Bit for bit: weights, average, optimizer and log, across a pool boundary."""
-    more = {"optimizer": {"learning_rate": 1e-2, "accumulation_steps": 2, "ema_decay": 0.9}}
+    optimizer = {"name": name, "learning_rate": 1e-2, "accumulation_steps": 2, "ema_decay": 0.9}
+    more = {"optimizer": optimizer}
     augment = {"augment": {"user_code_flip": 0.2, "user_code_drop": 0.1, "user_code_repeat": 0.1}}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(configure(world, whole, **more, **augment))
