@@ -77,7 +77,7 @@ def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
         rows = list(dialogues.training_rows(text, questions, teacher))
         if split == "train":
             rows += [(dialogues.WRITE, row) for row in dialogues.written_rows()]
-        for task in dialogues.TASKS:
+        for task in dialogues.FILES:
             mine = [row for name, row in rows if name == task]
             count = dialogues.write_rows(out / f"{split}-{task}.jsonl", mine)
             print(f"{split} {task}: {count} conversations")

@@ -7,9 +7,10 @@ Four tasks, told apart by the system message:
   one last span with the rest), the transcript is not spoken;
 - ``transcribe``: spoken words -> their text;
 - ``speak``: text -> the same text, interleaved with its speech;
-- ``write``: typed question -> the same text as for ``answer``, without speech: a fifth of the
-  tokens of a spoken exchange, so this is where the facts and the sums are learnt.
-
+- ``write``: typed or spoken question -> the same text as for ``answer``, without speech. A typed
+  exchange has a fifth of the tokens of a spoken one, so this is where the facts and the sums are
+  learnt; a spoken one has half of them, so this is where hearing is learnt. The spoken ones stand
+  in a file of their own (``listen``), so that a training can weight the two apart.
 
 What the world does not know is transcribed as ``?``: its words are not learnt.
 """
@@ -38,7 +39,9 @@ from ttt_ref.config import (
 from ttt_ref.recipes.tiny import facts, world
 
 ANSWER, TRANSCRIBE, SPEAK, WRITE = "answer", "transcribe", "speak", "write"
+LISTEN = "listen"
 TASKS = (ANSWER, TRANSCRIBE, SPEAK, WRITE)
+FILES = (*TASKS, LISTEN)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
 UNHEARD = "?"
@@ -116,7 +119,7 @@ def answer_row(
 def training_rows(
     tokenizer: Tokenizer, questions: Sequence[Recording], teacher: Sequence[Recording]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(task, row)``: questions answered and transcribed, the teacher's texts spoken.
+    """Yield ``(file, row)``: questions answered and transcribed, the teacher's texts spoken.
 
     Word shuffles are for the ear only: they are transcribed, never answered.
     """
@@ -129,6 +132,7 @@ def training_rows(
         if exchange is not None:
             answer = spoken[exchange.answer]
             yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
+            yield LISTEN, _messages(WRITE, heard, _written(exchange))
     for recording in teacher:
         reply = interleave(tokenizer, recording.text, recording.codes.tolist())
         yield SPEAK, _messages(SPEAK, recording.text, reply)
@@ -138,8 +142,11 @@ def written_rows() -> Iterator[dict[str, Any]]:
     """Every training question as text, with its answer as text."""
     for exchange in world.exchanges():
         if not exchange.held_out:
-            reply = f"{transcript(exchange.question)}\n{exchange.answer}"
-            yield _messages(WRITE, exchange.question, reply)
+            yield _messages(WRITE, exchange.question, _written(exchange))
+
+
+def _written(exchange: world.Exchange) -> str:
+    return f"{transcript(exchange.question)}\n{exchange.answer}"
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:

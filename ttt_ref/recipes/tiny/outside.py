@@ -3,18 +3,30 @@
 Three sorts: *near* ones, which use a wording of the world with something it does not know; *far*
 ones, which ask for another thing altogether; and *statements*. Held out from training are whole
 wordings and whole fillers, so that a right refusal of a held-out question is not a remembered one.
+Of the many pairs of wording and filler only a fixed share is taken, so that the refusals do not
+crowd out the world.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 _NEAR = [
     ("what is the capital of {}", "place"), ("tell me the capital of {}", "place"),
     ("what is the opposite of {}", "thing"), ("what color is {}", "person"),
     ("turn on {}", "person"), ("how many days are in {}", "person"),
-    ("which city is the capital of {}", "place"), ("name the opposite of {}", "thing"),
+    ("the capital of {}", "place"), ("do you know the capital of {}", "place"),
+    ("tell me the opposite of {}", "thing"), ("tell me the color of {}", "person"),
+    ("switch off {}", "person"), ("what comes after {}", "person"),
+    ("how much is {}", "thing"), ("calculate {}", "thing"), ("set a timer for {}", "person"),
+    ("how many seconds are in {}", "thing"), ("remind me in {}", "place"),
+    ("what do {} and red make", "person"), ("what time is it in {}", "place"),
 ]  # fmt: skip
+_NEAR_HELD_OUT = [
+    ("which city is the capital of {}", "place"),
+    ("name the opposite of {}", "thing"),
+]
 
 _FAR = [
     ("who invented {}", "thing"), ("where can i buy {}", "thing"), ("how heavy is {}", "thing"),
@@ -29,6 +41,30 @@ _FAR = [
     ("who won the match against {}", "person"), ("what does {} mean", "thing"),
     ("how much does {} cost", "thing"), ("read me the news from {}", "place"),
     ("show me a picture of {}", "thing"), ("when was {} born", "person"),
+    ("have you ever been to {}", "place"), ("who lives next to {}", "person"),
+    ("what is the fastest way to {}", "place"), ("what is the best hotel in {}", "place"),
+    ("can you see {}", "person"), ("can i borrow {}", "thing"), ("please bring me {}", "thing"),
+    ("when does the train leave for {}", "place"), ("when will {} come home", "person"),
+    ("how big is {}", "thing"), ("how do i get to {}", "place"), ("how is {} doing", "person"),
+    ("what is the name of {}", "person"), ("what is the price of {}", "thing"),
+    ("who made {}", "thing"), ("who was {} married to", "person"),
+    ("where is {} now", "person"), ("where did you put {}", "thing"),
+    ("why does {} never answer", "person"), ("why do people like {}", "thing"),
+    ("tell me a story about {}", "person"), ("tell me about {}", "place"),
+    ("give {} a kiss from me", "person"), ("do we need {} for dinner", "thing"),
+    ("does {} speak english", "person"), ("did {} win the prize", "person"),
+    ("is {} bigger than a house", "thing"), ("is {} your friend", "person"),
+    ("are there any shops in {}", "place"), ("let us travel to {}", "place"),
+    ("i would like to visit {}", "place"), ("i am looking for {}", "thing"),
+    ("i met {} on the street", "person"), ("i saw {} in a museum", "thing"),
+    ("my friend comes from {}", "place"), ("add {} to my shopping list", "thing"),
+    ("search the web for {}", "thing"), ("open the page about {}", "thing"),
+    ("remember that {} is coming", "person"), ("ask {} for help", "person"),
+    ("which river flows through {}", "place"), ("which bus goes to {}", "place"),
+    ("which book did {} write", "person"), ("paint the wall with {}", "thing"),
+    ("fix {} before tomorrow", "thing"), ("was {} expensive", "thing"),
+]  # fmt: skip
+_FAR_HELD_OUT = [
     ("find a hotel in {}", "place"), ("what is the history of {}", "place"),
     ("translate {} into french", "thing"), ("who painted {}", "thing"),
     ("is {} healthy", "thing"), ("which team does {} play for", "person"),
@@ -39,19 +75,37 @@ _FAR = [
 _FILLERS = {
     "place": [
         "atlantis", "california", "the moon", "gotham", "texas", "siberia", "hollywood", "bavaria",
-        "narnia", "amsterdam", "sicily", "jupiter", "florida", "the sahara", "scotland", "venice",
+        "narnia", "amsterdam", "sicily", "jupiter", "iceland", "belgium", "switzerland", "ukraine",
+        "nigeria", "vietnam", "morocco", "israel", "pakistan", "the north pole", "alaska",
+        "barcelona", "chicago", "boston", "manchester", "tuscany", "crete", "hawaii", "zanzibar",
+        "the desert", "my village", "the airport", "the supermarket", "brooklyn", "bolivia",
+        "romania", "mars", "the library", "sumatra", "quebec", "naples", "wonderland",
     ],
     "person": [
         "napoleon", "my brother", "shakespeare", "doctor watson", "einstein", "aunt margaret",
         "robin hood", "mozart", "my teacher", "uncle henry", "sherlock", "the president",
-        "cinderella", "mister johnson", "my neighbor", "beethoven",
+        "my sister", "grandfather", "picasso", "columbus", "cleopatra", "peter pan", "elvis",
+        "madonna", "the mayor", "the doctor", "charlotte", "alexander", "sophie", "benjamin",
+        "missus miller", "superman", "the policeman", "my cousin", "julius caesar", "the king",
+        "your mother", "the plumber", "gandhi", "oliver", "old macdonald", "the children",
+        "isabella", "santa claus", "the dentist", "professor brown", "my boss", "galileo",
     ],
     "thing": [
         "a piano", "spaghetti", "the telephone", "a bicycle", "philosophy", "an umbrella",
         "gravity", "a sandwich", "the internet", "a microscope", "freedom", "pancakes",
-        "a dinosaur", "a guitar", "electricity", "a parachute",
+        "a hammer", "a violin", "chocolate cake", "the steam engine", "a pair of shoes",
+        "chemistry", "a helicopter", "mushroom soup", "a rainbow", "the dishwasher", "butter",
+        "a mirror", "a wedding ring", "a dragon", "a submarine", "happiness", "toothpaste",
+        "my jacket", "a rocket", "yoga", "the newspaper", "a volcano", "garlic", "a blanket",
+        "the fridge", "a camera", "potatoes", "history", "a calendar", "the vacuum cleaner",
+        "a kangaroo", "grammar",
     ],
 }  # fmt: skip
+_FILLERS_HELD_OUT = {
+    "place": ["florida", "the sahara", "scotland", "venice"],
+    "person": ["cinderella", "mister johnson", "my neighbor", "beethoven"],
+    "thing": ["a dinosaur", "a guitar", "electricity", "a parachute"],
+}
 
 _STATEMENTS = [
     "what is love", "what will the weather be tomorrow", "who will win the election",
@@ -61,24 +115,44 @@ _STATEMENTS = [
     "what is my name", "where did i park", "the train was late again",
     "explain quantum physics", "give me some advice", "what is on my calendar",
     "read my email", "how tall is mount everest", "is there life on other planets",
-    "what happened in the war", "recommend a good movie", "my computer is broken",
-    "why do cats purr", "how do airplanes fly", "what is the stock price",
-    "do you believe in ghosts",
-    "the soup needs more salt", "we went swimming yesterday", "who is knocking",
+    "what happened in the war", "recommend a good movie",
+    "i think it is going to rain", "the dog wants to go out", "why is the grass wet",
+    "can you keep a secret", "how many stars are there", "what did i say yesterday",
+    "let me tell you something", "that was not what i asked", "come back here", "stop it now",
+    "who else is listening", "do not forget the milk", "we should paint the house",
+    "she never calls me back", "he bought a new car last week", "they live near the river",
+    "nobody likes cold coffee", "it was a long day at work", "please close the door behind you",
+    "could you repeat that", "what are you thinking about", "how was your weekend",
+    "which shoes go with this dress", "when is the next holiday", "how do i bake bread",
+    "where are my glasses", "the window is broken", "there is a spider in the bathroom",
+    "what is for dinner", "why are you so slow", "the baby is crying", "somebody is at the door",
 ]  # fmt: skip
+_STATEMENTS_HELD_OUT = [
+    "my computer is broken", "why do cats purr", "how do airplanes fly",
+    "what is the stock price", "do you believe in ghosts", "the soup needs more salt",
+    "we went swimming yesterday", "who is knocking",
+]  # fmt: skip
+
+_TAKEN = 0.25
+
+
+def _taken(question: str) -> bool:
+    """Whether this pair is one of the fixed share that is used."""
+    digest = hashlib.sha256(f"outside|{question}".encode()).digest()
+    return digest[0] / 256 < _TAKEN
 
 
 def questions() -> Iterator[tuple[str, bool]]:
-    """Yield ``(question, held_out)``.
-
-    The last quarter of the wordings and of the fillers of each sort is held out: a question is a
-    training one if both its wording and its filler are, held out if its wording or filler is.
-    """
-    for wordings in (_NEAR, _FAR):
-        for i, (wording, slot) in enumerate(wordings):
-            fillers = _FILLERS[slot]
-            for j, filler in enumerate(fillers):
-                held_out = 4 * i >= 3 * len(wordings) or 4 * j >= 3 * len(fillers)
-                yield wording.format(filler), held_out
-    for i, statement in enumerate(_STATEMENTS):
-        yield statement, 4 * i >= 3 * len(_STATEMENTS)
+    """Yield ``(question, held_out)``; held out if its wording or its filler is."""
+    for wordings, is_held_out in (
+        (_NEAR, False), (_NEAR_HELD_OUT, True), (_FAR, False), (_FAR_HELD_OUT, True),
+    ):  # fmt: skip
+        for wording, slot in wordings:
+            for filler in _FILLERS[slot] + _FILLERS_HELD_OUT[slot]:
+                question = wording.replace("{}", filler)
+                if _taken(question):
+                    yield question, is_held_out or filler in _FILLERS_HELD_OUT[slot]
+    for statement in _STATEMENTS:
+        yield statement, False
+    for statement in _STATEMENTS_HELD_OUT:
+        yield statement, True
