@@ -9,12 +9,14 @@ renderings, which the model must say, only as recorded.
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from ttt_ref.codec.builtin.checkpoint import load_tokenizer
@@ -55,10 +57,20 @@ def encode(tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int)
     ]
 
 
-def build(data: Path, codec: Path, out: Path, versions: int, seed: int) -> None:
-    """Write everything that ``ttt-train`` needs into ``out``."""
+def build(
+    data: Path, codec: Path, out: Path, versions: int, seed: int, words: Path | None = None
+) -> None:
+    """Write everything that ``ttt-train`` needs into ``out``.
+
+    ``words`` is the text tokenizer of an earlier model that the training goes on from; None makes
+    a new one of the world as it is.
+    """
     tokenizer = load_tokenizer(codec)
-    text = text_tokenizer.build(out / "tokenizer", tokenizer.config.num_codes)
+    if words is None:
+        text = text_tokenizer.build(out / "tokenizer", tokenizer.config.num_codes)
+    else:
+        text = Tokenizer.from_file(str(words / "tokenizer.json"))
+        shutil.copytree(words, out / "tokenizer", dirs_exist_ok=True)
     teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed)
     known = {recording.text for recording in teacher}
     for split in ("train", "valid"):
@@ -106,10 +118,13 @@ def main(
     out: Annotated[Path, typer.Argument(help="folder to write")],
     versions: Annotated[int, typer.Option(help="degraded copies of each question")] = 6,
     seed: Annotated[int, typer.Option()] = 11,
+    words: Annotated[
+        Path | None, typer.Option(help="text tokenizer folder of the model to go on from")
+    ] = None,
 ) -> None:
     """Encode the corpora and write the conversations."""
     with exit_on_error():
-        build(data, codec, out, versions, seed)
+        build(data, codec, out, versions, seed, words)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,17 @@ def _question_jobs(engines: dict[str, float], count: int, seed: int, name: str) 
         )
 
 
+def _outside_jobs(engines: dict[str, float], count: int) -> Iterator[Job]:
+    """More questions from outside the world than a balanced draw has: refusals need variety."""
+    rng = np.random.default_rng(6)
+    pool = [e.question for e in world.exchanges() if e.kind == "unknown" and not e.held_out]
+    shares = np.array(list(engines.values()))
+    for i, k in enumerate(rng.permutation(np.resize(np.arange(len(pool)), count))):
+        engine = str(rng.choice(list(engines), p=shares / shares.sum()))
+        voice = voices.random_voice(engine, rng)
+        yield Job(f"outside-{i:05d}", pool[k], voice, "train", "question")
+
+
 def _shuffle_jobs(count: int) -> Iterator[Job]:
     """Domain words in random order: they keep the tokenizer from learning whole sentences."""
     rng = np.random.default_rng(5)
@@ -118,6 +129,7 @@ PARTS = {
     "teacher": _teacher_jobs,
     "fast": lambda: _question_jobs(_FAST_ENGINES, 9000, 3, "fast"),
     "neural": lambda: _question_jobs({"kokoro": 1.0}, 4000, 4, "neural"),
+    "outside": lambda: _outside_jobs(_FAST_ENGINES | {"kokoro": 0.1}, 1500),
     "mix": lambda: _shuffle_jobs(2500),
     "test": lambda: _test_jobs(40),
 }  # fmt: skip
