@@ -1,4 +1,4 @@
-"""What took how long: one record of phases a turn, its figures and its trace.
+"""What took how long: one record of phases a turn, and its figures.
 
 Terms. TTFA: from the question's last sample being there to the first sample of the answer being
 there. RTF: time of computing over seconds of answer (below 1 is faster than speech). TPOT: time
@@ -7,11 +7,10 @@ of one text token. All times are wall-clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
 
 from ttt_runtime.scheduler import Step
 
@@ -70,6 +69,10 @@ class Timeline:
         """Return the durations of all slices of a phase."""
         return [piece.ms for piece in self.slices if piece.phase == phase]
 
+    def last_ms(self, phase: str) -> float:
+        """Return the duration of the newest slice of a phase."""
+        return next(piece.ms for piece in reversed(self.slices) if piece.phase == phase)
+
     @property
     def total_ms(self) -> float:
         """From the question being there to the end of the answer."""
@@ -98,19 +101,3 @@ class Timeline:
         rtf = self.total_ms / 1e3 / audio_seconds if audio_seconds > 0 else None
         figures["rtf"] = None if rtf is None else round(rtf, 4)
         return figures
-
-    def trace_events(self, thread: int = 0) -> list[Mapping[str, Any]]:
-        """Return the slices as Chrome trace events (times in microseconds)."""
-        return [
-            {
-                "name": piece.phase,
-                "cat": "ttt",
-                "ph": "X",
-                "ts": piece.begin_ns / 1e3,
-                "dur": (piece.end_ns - piece.begin_ns) / 1e3,
-                "pid": 1,
-                "tid": thread,
-                "args": {"detail": piece.detail},
-            }
-            for piece in self.slices
-        ]
