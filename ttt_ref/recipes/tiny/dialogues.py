@@ -139,8 +139,8 @@ def training_rows(
 
 
 def written_rows() -> Iterator[dict[str, Any]]:
-    """Every training question as text, with its answer as text."""
-    for exchange in world.exchanges():
+    """Every training question and every drill as text, with its answer as text."""
+    for exchange in (*world.exchanges(), *world.drills()):
         if not exchange.held_out:
             yield _messages(WRITE, exchange.question, _written(exchange))
 

@@ -64,6 +64,23 @@ def _arithmetic() -> Iterator[Exchange]:
             yield Exchange(kind, wording.format(e=expression), answer, held_out)
 
 
+def drills() -> Iterator[Exchange]:
+    """Sums beyond the spoken ones, for typed practice only.
+
+    They continue the number line around the held-out pairs, so that these can be reckoned.
+    """
+    n, spoken = 20, ARITHMETIC_MAX
+    pairs = [(a, b) for a in range(n + 1) for b in range(n + 1) if max(a, b) > spoken]
+    triples = [("plus", a, b, a + b) for a, b in pairs]
+    triples += [("minus", a, b, a - b) for a, b in pairs if a >= b]
+    triples += [("times", a, b, a * b) for a, b in pairs if max(a, b) < 15 and min(a, b) > 0]
+    for kind, a, b, result in triples:
+        expression = f"{number_words(a)} {kind} {number_words(b)}"
+        for wording in ("what is {e}", "{e}"):
+            answer = f"{expression} is {number_words(result)}"
+            yield Exchange(kind, wording.format(e=expression), answer, False)
+
+
 def _worded(kind: str, answer: str, questions: list[str]) -> Iterator[Exchange]:
     """Yield the wordings of one fact; at least one of them stays in training."""
     always = min(questions, key=lambda q: text_share(q, "keep"))
