@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ttt_runtime.bundle_config import CodecEntry
 CODEC_FOLDER = "codec"
 BUILTIN = "ttt_export.codec.builtin"
 GLM4VOICE = "ttt_export.codec.glm4voice"
+CODEC_REPORT_FILE = "codec/report.json"
 
 
 def export_codec(
@@ -38,7 +40,7 @@ def export_codec(
         engine: what they are made for.
         speech_tokenizer: folder of the GLM-4-Voice speech tokenizer.
         speech_decoder: folder of the GLM-4-Voice speech decoder.
-        precision: of the bundle; the built-in codec has `fp32` and, for all others, `int8`.
+        precision: of the codec; the built-in codec has `fp32` and, for all others, `int8`.
 
     Raises:
         CheckpointError: the codec's type is unknown or its files are missing.
@@ -82,6 +84,15 @@ def find_codec(name: Path | None, local_files_only: bool = False) -> Path | None
     return find_checkpoint(
         name.as_posix(), local_files_only=local_files_only, patterns=CODEC_PATTERNS
     )
+
+
+def codec_report(bundle: BundleWriter) -> dict[str, Any]:
+    """Return what a codec's exporter measured and left in the bundle; empty if it left nothing."""
+    path = bundle.folder / CODEC_REPORT_FILE
+    if not path.is_file():
+        return {}
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
 
 
 def _exporter(module: str, function: str) -> Any:

@@ -7,12 +7,12 @@ import os
 import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ttt_export.checks import Check
-from ttt_export.codec_export import export_codec
+from ttt_export.codec_export import codec_report, export_codec
 from ttt_export.executors import Written
 from ttt_export.graphs import (
     TWIN_FOLDER,
@@ -99,7 +99,7 @@ def export_checkpoint(
             options.engine,
             options.speech_tokenizer,
             options.speech_decoder,
-            precision=options.precision,
+            precision=recipe.codec or options.precision,
         )
         specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
         spans = SpanShape.of_presets(presets.values())
@@ -117,6 +117,7 @@ def export_checkpoint(
         checks = validate(written, options.seed)
         progress("measuring quality")
         report = measure_report(checkpoint, recipe, written, sequences, schemes, checks, folder)
+        report = replace(report, codec=codec_report(bundle))
         if report.failures():
             raise GateError(report)
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)

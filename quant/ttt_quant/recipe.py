@@ -23,6 +23,7 @@ from ttt_ref.errors import ConfigError
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 ENGINES = ("cpu", "cuda", "tensorrt", "rtx")
 EMBEDDING_TYPES = ("float32", "float16", "int8")
+CODEC_PRECISIONS = ("fp32", "fp16", "int8")
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -64,6 +65,7 @@ class Recipe:
         embeddings: type of the embedding table.
         gates: what the result must reach.
         session: onnxruntime session options that the graphs are made for.
+        codec: precision of the speech codec's graphs; None stands for the bundle's own.
     """
 
     name: str
@@ -72,8 +74,14 @@ class Recipe:
     embeddings: str
     gates: Gates
     session: Mapping[str, str] = field(default_factory=dict)
+    codec: str | None = None
 
     def __post_init__(self) -> None:
+        if self.codec not in (None, *CODEC_PRECISIONS):
+            raise ConfigError(
+                f"recipe {self.name}: codec is {self.codec!r}; "
+                f"expected one of {', '.join(CODEC_PRECISIONS)}"
+            )
         if self.compute not in FLOAT_KINDS:
             raise ConfigError(
                 f"recipe {self.name}: compute is {self.compute!r}; "
@@ -113,7 +121,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Recipe:
         """Read a parsed TOML table; ConfigError names what is missing, unknown or wrong."""
-        _only_keys(data, {"name", "compute", "embeddings", "gates", "session", "rule"}, where)
+        known = {"name", "compute", "embeddings", "codec", "gates", "session", "rule"}
+        _only_keys(data, known, where)
         for key in ("name", "compute", "embeddings", "gates", "rule"):
             if key not in data:
                 raise ConfigError(f"{where}: {key!r} is missing")
@@ -126,6 +135,7 @@ class Recipe:
             embeddings=str(data["embeddings"]),
             gates=Gates(**_table(data["gates"], {f.name for f in fields(Gates)}, where)),
             session={k: str(v) for k, v in dict(data.get("session", {})).items()},
+            codec=None if data.get("codec") is None else str(data["codec"]),
         )
 
 

@@ -65,6 +65,7 @@ class QualityReport:
     schemes: Mapping[str, int] = field(default_factory=dict)
     file_bytes: Mapping[str, int] = field(default_factory=dict)
     checks: Sequence[Mapping[str, Any]] = ()
+    codec: Mapping[str, Any] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
         """Return one line for each gate that is not reached."""
@@ -106,12 +107,24 @@ class QualityReport:
         total = sum(self.file_bytes.values())
         lines.append(f"bytes: {total} ({total / 2**20:.1f} MiB)")
         lines += [f"  {name}: {size}" for name, size in sorted(self.file_bytes.items())]
+        lines += self._codec_lines()
         verdict = "; ".join(self.failures()) or "all reached"
         lines.append(
             f"gates (max_kl {self.gates.max_kl:g}, min_agreement {self.gates.min_agreement:g}): "
             f"{verdict}"
         )
         return "\n".join(lines)
+
+    def _codec_lines(self) -> list[str]:
+        """Return what the codec's own exporter measured; it has held its gates already."""
+        if not self.codec:
+            return []
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in self.codec["difference"].items())
+        solver = self.codec["solver"]
+        return [
+            f"codec in {self.codec['precision']}, against torch: {figures}",
+            f"codec solver: {solver['steps']} steps of {solver['name']}",
+        ]
 
 
 class GateError(ExportError):

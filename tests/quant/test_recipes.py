@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ttt_quant.recipe import ENGINES, PRECISIONS, default_recipe, read_recipe
+from ttt_quant.recipe import CODEC_PRECISIONS, ENGINES, PRECISIONS, default_recipe, read_recipe
 from ttt_ref.errors import ConfigError
 
 MATRICES = [
@@ -45,6 +45,7 @@ def test_every_pair_has_a_recipe_for_every_matrix(precision, engine):
         recipe.scheme(name, 36).fitted(2048)
     if precision in ("int8", "int4"):
         assert recipe.scheme("layers.7.mlp.down", 36).kind == precision
+    assert recipe.codec in CODEC_PRECISIONS
     if precision == "int4":
         assert recipe.scheme("speech_head", 36).bits >= 8
 
@@ -76,6 +77,7 @@ def test_first_match_decides(tmp_path):
     [
         ('compute = "float32"', 'compute = "float8"', "float8"),
         ('embeddings = "int8"', 'embeddings = "int2"', "int2"),
+        ('embeddings = "int8"', 'embeddings = "int8"\ncodec = "int3"', "int3"),
         ("max_kl = 0.1", "max_kl = -1", "max_kl"),
         ("min_agreement = 0.9", "", "min_agreement"),
         ("min_agreement = 0.9", "min_agreement = 0.9\nspeed = 3", "speed"),

@@ -72,3 +72,18 @@ def test_report_is_json_and_a_table():
     assert json.loads(json.dumps(made.to_dict()))["text"]["count"] == 10
     assert "next text token" in made.table()
     assert "all reached" in made.table()
+
+
+def test_the_codec_has_its_lines():
+    from dataclasses import replace
+
+    codec = {
+        "precision": "int8",
+        "difference": {"token_agreement": 0.98, "mel_rms_db": 0.25},
+        "solver": {"steps": 4, "name": "ab2"},
+    }
+    assert "codec" not in report().table()
+    made = replace(report(), codec=codec)
+    assert "codec in int8, against torch: token_agreement 0.98, mel_rms_db 0.25" in made.table()
+    assert "codec solver: 4 steps of ab2" in made.table()
+    assert made.to_dict()["codec"] == codec

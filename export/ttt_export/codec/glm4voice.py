@@ -19,6 +19,7 @@ from ttt_export.codec.glm4voice_flow import write_flow_encoder, write_flow_veloc
 from ttt_export.codec.glm4voice_tokenizer import tokenizer_params, write_tokenizer
 from ttt_export.codec.glm4voice_vocoder import write_vocoder, write_vocoder_f0
 from ttt_export.codec.ops import Precision, array
+from ttt_export.codec_export import CODEC_REPORT_FILE
 from ttt_ref.codec.glm4voice.flow import Flow
 from ttt_ref.codec.glm4voice.hift import Hift
 from ttt_ref.codec.glm4voice.weights import load_flow, load_hift, load_tokenizer
@@ -33,10 +34,9 @@ from ttt_runtime.graph_spec import GraphSpec
 from ttt_runtime.session import GraphSession, SessionSettings
 
 FLOAT32 = Precision()
-REPORT_FILE = "codec/glm4voice_report.json"
 MAX_MEL_DISTANCE_DB = 1.0
 # Codec precision for each precision of a bundle.
-SAME_AS = {"bf16": "fp16", "int4": "int8"}
+SAME_AS = {"bf16": "fp16", "fp8": "fp16", "int4": "int8"}
 PRECISIONS = ("fp32", "fp16", "int8")
 
 # On a CPU float16 is storage only, and int8 multiplies in integers: all matrices, and the vocoder's
@@ -157,7 +157,7 @@ def export_glm4voice(
             f"{flow.config.num_codes}; give both of one release"
         )
     reference = Reference(encoder, flow, hift)
-    folder = bundle.path(REPORT_FILE).parent
+    folder = bundle.path(CODEC_REPORT_FILE).parent
     specs = write_graphs(reference, precisions, folder)
     made = load_made(folder, specs, reference)
     report: dict[str, Any] = {"precision": precision, "engine": engine}
@@ -169,7 +169,7 @@ def export_glm4voice(
     steps, name = solver
     params = made.decoder.with_options(steps=steps, solver=name).params
     report["solver"] = {"steps": steps, "name": name}
-    bundle.add_bytes(REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
+    bundle.add_bytes(CODEC_REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
     return CodecEntry(
         "glm4voice",
         {"tokenizer": tokenizer_params(encoder).to_dict(), "decoder": params.to_dict()},

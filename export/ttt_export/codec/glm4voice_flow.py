@@ -19,7 +19,11 @@ from ttt_ref.codec.glm4voice.estimator import (
 )
 from ttt_ref.codec.glm4voice.flow import Flow
 from ttt_ref.codec.glm4voice.flow_encoder import FlowEncoderLayer, LengthRegulator
-from ttt_runtime.codec.glm4voice.graphs import flow_encoder_spec, flow_velocity_spec
+from ttt_runtime.codec.glm4voice.graphs import (
+    flow_encoder_spec,
+    flow_single_spec,
+    flow_velocity_spec,
+)
 from ttt_runtime.graph_spec import GraphSpec
 
 
@@ -135,10 +139,11 @@ class _EncoderGraph:
 
 
 class _VelocityGraph:
-    """Emits the estimator, with and without guidance as one batch of two."""
+    """Emits the estimator: with and without guidance as one batch of two, or one row alone."""
 
-    def __init__(self, ops: Ops, flow: Flow) -> None:
+    def __init__(self, ops: Ops, flow: Flow, single: bool = False) -> None:
         self._ops, self._flow, self._config = ops, flow, flow.config
+        self._single = single
         self._estimator: Estimator = flow.decoder.estimator
         self._times: dict[str, str] = {}
 
@@ -168,6 +173,9 @@ class _VelocityGraph:
                 x = ops.conv(x, f"up.{index}.last", stage[2])  # type: ignore[index, arg-type]
         x = self._conv_block("final", est.final_block, x)
         both = ops.to_float32(ops.conv(x, "final.proj", est.final_proj))
+        if self._single:
+            ops.node("Identity", both, out="velocity")
+            return
         guided, alone = ops.split(both, [1, 1], axis=0)
         gap = ops.node("Mul", ops.node("Sub", guided, alone), "guidance")
         ops.node("Add", guided, gap, out="velocity")
@@ -177,11 +185,13 @@ class _VelocityGraph:
         return self._ops.slice(shape, 2, 3, 0)
 
     def _input(self) -> str:
-        """Return [2, 320, F]: x, mu, speaker, cond, and x, 0, 0, 0."""
+        """Return [2, 320, F]: x, mu, speaker, cond, and x, 0, 0, 0; a single graph's is [1]."""
         ops, bins = self._ops, self._config.mel_bins
         column = ops.node("Unsqueeze", "speaker", ops.ints(2))
         spread = ops.node("Expand", column, ops.node("Shape", "x"))
         known = ops.node("Concat", "x", "mu", spread, "cond", axis=1)
+        if self._single:
+            return ops.computed(known)
         padding = ops.ints(0, 0, 0, 0, 3 * bins, 0)
         alone = ops.node("Pad", "x", padding)
         return ops.computed(ops.node("Concat", known, alone, axis=0))
@@ -270,5 +280,14 @@ def write_flow_velocity(path: Path, flow: Flow, precision: Precision) -> GraphSp
     spec = flow_velocity_spec(flow.config.mel_bins)
     ops = Ops(path, precision)
     _VelocityGraph(ops, flow).emit()
+    ops.finish(spec)
+    return spec
+
+
+def write_flow_single(path: Path, flow: Flow, precision: Precision) -> GraphSpec:
+    """Write the graph of one row, to measure what the batch of two saves."""
+    spec = flow_single_spec(flow.config.mel_bins)
+    ops = Ops(path, precision)
+    _VelocityGraph(ops, flow, single=True).emit()
     ops.finish(spec)
     return spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,13 @@ import onnx
 import pytest
 
 from tests.runtime.bundles import toy_config
-from ttt_export.codec.glm4voice import (
-    REPORT_FILE,
-    export_glm4voice,
-    graph_precisions,
-)
+from ttt_export.codec.glm4voice import export_glm4voice, graph_precisions
 from ttt_export.codec.glm4voice_benchmark import benchmark
 from ttt_export.codec.glm4voice_check import Gates
 from ttt_export.codec.graph_work import gflop
-from ttt_export.codec_export import find_codec
-from ttt_export.export import export_checkpoint
-from ttt_export.options import ExportOptions
+from ttt_export.codec_export import CODEC_REPORT_FILE, find_codec
 from ttt_ref.codec.glm4voice.random_weights import write_tokenizer
 from ttt_ref.errors import BundleError, CheckpointError, CodecError, ExportError
-from ttt_ref.random_weights import random_checkpoint
 from ttt_runtime.bundle import Bundle, BundleWriter
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.codec.glm4voice import graphs
@@ -57,7 +49,7 @@ def test_every_precision_passes_its_gates_and_loads(
     tiny_codec, tmp_path, precision, engine
 ) -> None:
     bundle = publish(tiny_codec, tmp_path / "b", precision, engine, solver=(2, "euler"))
-    report = json.loads((bundle.path / REPORT_FILE).read_text())
+    report = json.loads((bundle.path / CODEC_REPORT_FILE).read_text())
     assert report["difference"]["token_agreement"] >= 0.85
     tokenizer, decoder = load(bundle, SessionSettings("cpu", 1))
     assert len(tokenizer.encode(speechlike(1.0))) == 13
@@ -80,13 +72,13 @@ def test_smaller_precisions_are_smaller(tiny_codec: Path, tmp_path: Path) -> Non
 
 def test_the_default_solver_is_the_cheapest_within_the_distance(tiny_codec, tmp_path) -> None:
     bundle = publish(tiny_codec, tmp_path / "a", max_mel_distance_db=1.0)
-    report = json.loads((bundle.path / REPORT_FILE).read_text())
+    report = json.loads((bundle.path / CODEC_REPORT_FILE).read_text())
     chosen = report["solver"]
     near = [row for row in report["solvers"] if row["mel_rms_db"] <= 1.0]
     assert (chosen["steps"], chosen["name"]) == (near[0]["steps"], near[0]["solver"])
     assert load(bundle, SessionSettings("cpu", 1))[1].params.steps == chosen["steps"]
     strict = publish(tiny_codec, tmp_path / "b", max_mel_distance_db=0.0)
-    assert json.loads((strict.path / REPORT_FILE).read_text())["solver"]["steps"] == 10
+    assert json.loads((strict.path / CODEC_REPORT_FILE).read_text())["solver"]["steps"] == 10
 
 
 def test_a_missed_gate_publishes_nothing(tiny_codec: Path, tmp_path: Path) -> None:
@@ -125,28 +117,6 @@ def test_wrong_params_in_a_bundle_are_refused(tiny_codec: Path, tmp_path: Path) 
     del params["decoder"]
     with pytest.raises(BundleError, match="decoder and tokenizer"):
         load(bundle, SessionSettings("cpu", 1))
-
-
-def test_an_export_of_model_and_codec_speaks(tiny_codec: Path, tmp_path: Path) -> None:
-    random_checkpoint(tmp_path / "model", "tiny")
-    options = ExportOptions(
-        precision="int8",
-        engine="cpu",
-        speech_tokenizer=tiny_codec / "tokenizer",
-        speech_decoder=tiny_codec / "decoder",
-    )
-    export_checkpoint(tmp_path / "model", tmp_path / "out", options=options)
-    bundle = Bundle.open(tmp_path / "out", verify="hashes")
-    assert bundle.config.codec.type == "glm4voice"
-    tokenizer, decoder = load_codec(bundle, threads=1)
-    heard = tokenizer.encode(speechlike(0.5))
-    assert len(heard) == 7
-    assert len(decoder.decode(heard)) == 7 * 441 // 64 * 256
-    with pytest.raises(ExportError, match="belong together"):
-        export_checkpoint(
-            tmp_path / "model", tmp_path / "half", options=replace(options, speech_decoder=None)
-        )
-    assert not (tmp_path / "half").exists()
 
 
 def test_codec_folders_and_hub_names_are_told_apart(tiny_codec: Path, monkeypatch) -> None:

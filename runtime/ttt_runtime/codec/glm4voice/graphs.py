@@ -17,6 +17,7 @@ FLOW_ENCODER = "flow_encoder"
 FLOW_VELOCITY = "flow_velocity"
 VOCODER_F0 = "vocoder_f0"
 VOCODER = "vocoder"
+FLOW_SINGLE = "flow_single"  # for measurements only, no bundle has it
 ALL = (TOKENIZER, FLOW_ENCODER, FLOW_VELOCITY, VOCODER_F0, VOCODER)
 
 
@@ -69,6 +70,12 @@ def flow_velocity_spec(mel_bins: int) -> GraphSpec:
         ),
         (TensorSpec("velocity", "float32", frames),),
     )
+
+
+def flow_single_spec(mel_bins: int) -> GraphSpec:
+    """Describe one row of the velocity: the released decoder runs it twice, with and without."""
+    both = flow_velocity_spec(mel_bins)
+    return GraphSpec(FLOW_SINGLE, both.inputs[:-1], both.outputs)
 
 
 def vocoder_f0_spec(mel_bins: int) -> GraphSpec:

@@ -98,7 +98,8 @@ def fastest_solver(
     return REFERENCE, rows
 
 
-def _median_s(run: Callable[[], object], repeats: int) -> float:
+def median_s(run: Callable[[], object], repeats: int) -> float:
+    """Return the median of the seconds that a call takes, after one that does not count."""
     run()  # the first run allocates
     times = []
     for _ in range(repeats):
@@ -130,7 +131,7 @@ def measure(
     """
     params = decoder.params
     audio = speechlike(audio_seconds)
-    out = {"rtf_tokenizer": _median_s(lambda: tokenizer.encode(audio), repeats) / audio_seconds}
+    out = {"rtf_tokenizer": median_s(lambda: tokenizer.encode(audio), repeats) / audio_seconds}
     rng = np.random.default_rng(0)
     tokens = params.window_tokens + CHUNK_TOKENS
     codes = rng.integers(0, params.num_codes, tokens)
@@ -138,17 +139,17 @@ def measure(
     index = timing.exact_index(0, frames)
     chunk_s = CHUNK_TOKENS * SECONDS_PER_TOKEN
     flow = decoder.flow
-    out["rtf_flow_encoder"] = _median_s(lambda: flow.means(codes, index), repeats) / chunk_s
+    out["rtf_flow_encoder"] = median_s(lambda: flow.means(codes, index), repeats) / chunk_s
     mu = flow.means(codes, index)
     noise = rng.standard_normal(mu.shape, dtype=np.float32)
     one = decoder.with_options(steps=1, solver="euler").flow
-    evaluation = _median_s(lambda: one.solve(mu, mu[:, :, :0], noise), repeats)
+    evaluation = median_s(lambda: one.solve(mu, mu[:, :, :0], noise), repeats)
     out["flow_evaluation_s"] = evaluation
     out["rtf_flow_10_steps"] = 10 * evaluation / chunk_s
     evaluations = params.steps * EVALUATIONS_PER_STEP[params.solver]
     out["rtf_flow_own_steps"] = evaluations * evaluation / chunk_s
     mel = one.solve(mu, mu[:, :, :0], noise)
-    made = _median_s(lambda: decoder.vocoder_stream().push(mel, mel[:, :, :0]), repeats)
+    made = median_s(lambda: decoder.vocoder_stream().push(mel, mel[:, :, :0]), repeats)
     out["rtf_vocoder"] = made * timing.RATE_HZ / timing.HOP / frames
     return out | _stream(decoder, stream_seconds)
 
@@ -198,6 +199,8 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all CPUs.")] = None,
     stream_seconds: Annotated[float, typer.Option(help="Length of the timed stream.")] = 60.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="In place of the codec's own.")] = None,
+    solver: Annotated[str | None, typer.Option(help="In place of the codec's own.")] = None,
     solvers: Annotated[bool, typer.Option(help="Also measure every solver.")] = False,
 ) -> None:
     """Measure the codec of a bundle."""
@@ -206,6 +209,8 @@ def main(
         tokenizer, decoder = open_codec(folder, SessionSettings(device, threads))
         out: dict[str, Any] = {"load_s": time.perf_counter() - start}
         out["loaded_mb"] = memory_mb() - before
+        own = {"steps": steps, "solver": solver}
+        decoder = decoder.with_options(**{k: v for k, v in own.items() if v is not None})
         out |= measure(tokenizer, decoder, repeats, stream_seconds=stream_seconds)
         out["peak_mb"] = memory_mb("VmHWM")
         if solvers:
