@@ -213,8 +213,8 @@ def comma_separated(doc: Mapping[str, Any]) -> str:
         rows.append([f"{phase}_ms", *values])
     for name, row in doc["turn"].items():
         rows.append([name, doc["repeats"], row["p50"], row["p90"], row["p99"]])
-    for name in ("load_ms", "underruns", "rss_loaded_mib", "rss_peak_mib"):
-        rows.append([name, 1, doc[name]])
+    once = ("load_ms", "underruns", "rss_loaded_mib", "rss_peak_mib")
+    rows += [[name, 1, doc[name]] for name in once]
     starts = (doc["cold_start"] or {}).items()
     rows += [[f"cold_start_{name}", doc["cold_starts"], value] for name, value in starts]
     return table_text(rows)
