@@ -83,18 +83,18 @@ class SpeechEngine:
 
         Args:
             path: the bundle's folder, or an opened bundle.
-            device: cpu, cuda, tensorrt or rtx. A device that is missing raises DeviceError;
-                there is no silent fall-back.
+            device: cpu, cuda, tensorrt or rtx, see `device.Device`. A device that is missing
+                raises DeviceError; there is no silent fall-back.
             exactness: see the class.
             fast: see the class.
             threads: CPU threads; None takes all CPUs of this process.
             capacity: most tokens of a conversation; None takes the model's limit, up to 4096.
             verify: see `Bundle.open`.
         """
-        from ttt_runtime.ort_runner import OrtRunner  # with it comes the engine's backend
+        from ttt_runtime.runners import load_runner  # with it comes the engine's backend
 
         bundle = path if isinstance(path, Bundle) else Bundle.open(path, verify)
-        runner = OrtRunner.from_bundle(bundle, device, threads=threads, capacity=capacity)
+        runner = load_runner(bundle, device, threads=threads, capacity=capacity)
         layout = bundle.config.layout
         return cls(runner, layout, exactness=exactness, fast=fast, bundle=bundle)
 

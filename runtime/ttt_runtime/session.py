@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,15 +17,22 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_runtime.device import Device
 from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.placement import (
+    RECORD_NODES,
+    check_placement,
+    preload_cuda,
+    provider_entry,
+    quiet_log,
+)
 from ttt_runtime.recording import active_recording
 
-# Device name -> onnxruntime provider and the extra of ttt-edge that brings it.
+# Device name -> onnxruntime provider and the extra of ttt-edge that brings it. The other devices
+# run engines, not sessions.
 PROVIDERS: Final[Mapping[str, tuple[str, str]]] = {
     "cpu": ("CPUExecutionProvider", "cpu"),
     "cuda": ("CUDAExecutionProvider", "gpu"),
-    "tensorrt": ("TensorrtExecutionProvider", "gpu"),
-    "rtx": ("NvTensorRTRTXExecutionProvider", "rtx"),
 }
 
 # A spec's attributes of these names are session options: what the graph's numbers rely on. Others
@@ -66,8 +74,7 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         """Refuse devices that do not exist and thread counts that cannot be."""
-        if self.device not in PROVIDERS:
-            raise DeviceError(f"unknown device {self.device!r}; known: {', '.join(PROVIDERS)}")
+        Device.parse(self.device)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ConfigError(f"threads is {self.threads}; expected 1 .. 1024")
 
@@ -127,13 +134,19 @@ def import_onnxruntime() -> Any:
 
 def check_device(device: str) -> str:
     """Return the provider of a device; DeviceError when this machine does not have it."""
-    provider, extra = PROVIDERS[SessionSettings(device).device]
+    name = Device.parse(device).name
+    if name not in PROVIDERS:
+        raise DeviceError(
+            f"device {device!r} was asked for: onnxruntime runs this graph on "
+            f"{' or '.join(PROVIDERS)}, {name} runs engines only; or choose --device cpu"
+        )
+    provider, extra = PROVIDERS[name]
     have = import_onnxruntime().get_available_providers()
     if provider not in have:
         # Late: the doctor tries engines, and imports this module for their names.
         from ttt_runtime.doctor.engines import explain_missing
 
-        reason = explain_missing(device) or (
+        reason = explain_missing(name) or (
             f"this onnxruntime has only {', '.join(have)}; install 'ttt-edge[{extra}]'"
         )
         raise DeviceError(f"device {device!r} was asked for: {reason}; or choose --device cpu")
@@ -172,10 +185,19 @@ class GraphSession:
         recording = active_recording()
         if recording is not None:
             recording.prepare(options)
+        device = Device.parse(settings.device)
+        with_gpu = device.name != "cpu"
+        if with_gpu:
+            preload_cuda(ort)
+            options.add_session_config_entry(RECORD_NODES, "1")
         try:
-            self.ort_session: Any = ort.InferenceSession(
-                str(path), sess_options=options, providers=[provider]
-            )
+            with quiet_log(ort) if with_gpu else nullcontext():
+                self.ort_session: Any = ort.InferenceSession(
+                    str(path),
+                    sess_options=options,
+                    providers=[provider_entry(provider, device)],
+                    enable_fallback=0,  # or a failing provider is replaced without a word
+                )
         except Exception as error:  # onnxruntime has no base class for its errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
             raise BundleError(f"graph {path.name} cannot be loaded: {reason}") from None
@@ -187,6 +209,8 @@ class GraphSession:
                 f"device {settings.device!r} could not be started: onnxruntime fell back to "
                 f"{active[0]}; check the driver, or choose --device cpu"
             )
+        if with_gpu:
+            check_placement(self.ort_session, path.name, device)
         self.spec = spec
         self.device = settings.device
         self._output_names = [t.name for t in spec.outputs]

@@ -9,17 +9,7 @@ from typing import Any
 from ttt_ref.errors import ExportError
 from ttt_runtime.graph_spec import GraphSpec, TensorSpec
 from ttt_runtime.tensorrt.api import Backend
-
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT64": "int64",
-    "INT32": "int32",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
+from ttt_runtime.tensorrt.dtypes import DTYPES
 
 
 def parse_network(backend: Backend, builder: Any, logger: Any, graph: Path) -> tuple[Any, Any]:
@@ -97,7 +87,7 @@ def _check_tensors(
     by_name = {tensor.name: tensor for tensor in seen}
     for tensor in wanted:
         native = by_name[tensor.name]
-        dtype = _DTYPES.get(native.dtype.name, native.dtype.name)
+        dtype = DTYPES.get(native.dtype.name, native.dtype.name)
         shape = tuple(native.shape)
         # The parser writes -1 for a dimension that is known only when the graph runs.
         fixed = tuple(-1 if isinstance(dim, str) else dim for dim in tensor.shape)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import DeviceError
+from ttt_runtime.device import DEVICES
 from ttt_runtime.doctor.gpu import GpuReport, probe_gpus
+from ttt_runtime.placement import preload_cuda, quiet_log
 from ttt_runtime.session import PROVIDERS
 from ttt_runtime.tensorrt.api import FLAVOURS, load_backend
 from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME_MINIMUM
@@ -19,7 +23,8 @@ _TINY_GRAPH: Final = (
     b"\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n"
     b"\x00\x10\r"
 )
-ENGINES: Final = tuple(PROVIDERS)
+ENGINES: Final = DEVICES
+_CUDA_LIBRARY: Final = "libonnxruntime_providers_cuda.so"  # in onnxruntime's folder `capi`
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,10 @@ def _check_onnxruntime(
         if not gpus.gpus:
             fix = "install the NVIDIA driver"
             return EngineStatus(name, False, version=version, problem=gpus.problem, fix=fix)
-    stopped = _start(ort, provider)
+    if name != "cpu":
+        preload_cuda(ort)
+    with quiet_log(ort):
+        stopped = _start(ort, provider)
     if stopped is None:
         return EngineStatus(name, True, version=version)
     fix = "check that the CUDA and cuDNN of this onnxruntime are installed"
@@ -134,7 +142,20 @@ def _start(ort: Any, provider: str) -> str | None:
     except Exception as error:  # onnxruntime has no base class for its errors
         return f"{provider} does not start: {' '.join(str(error).split())[:200]}"
     if active != provider:
-        return f"{provider} does not start: onnxruntime fell back to {active}"
+        why = _missing_library(ort) or f"onnxruntime fell back to {active}"
+        return f"{provider} does not start: {why}"
+    return None
+
+
+def _missing_library(ort: Any) -> str | None:
+    """Return the system's word on the CUDA provider's library; None if it can be loaded."""
+    place = Path(getattr(ort, "__file__", None) or ".").parent / "capi" / _CUDA_LIBRARY
+    if not place.is_file():
+        return None
+    try:
+        ctypes.CDLL(str(place))
+    except OSError as error:
+        return " ".join(str(error).split())[:200]
     return None
 
 

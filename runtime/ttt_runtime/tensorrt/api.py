@@ -30,6 +30,7 @@ class Flavour:
         install: what to do when it is missing.
         needs_gpu: building needs the GPU that the engine is for.
         timing_cache: measured kernel times can be kept between builds.
+        kernel_cache: kernels are compiled on the device and can be kept between starts.
     """
 
     engine: str
@@ -40,6 +41,7 @@ class Flavour:
     install: str
     needs_gpu: bool
     timing_cache: bool
+    kernel_cache: bool
 
 
 FLAVOURS: Final[Mapping[str, Flavour]] = {
@@ -53,6 +55,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         "or on a Jetson: apt install python3-libnvinfer",
         needs_gpu=True,
         timing_cache=True,
+        kernel_cache=False,
     ),
     "rtx": Flavour(
         engine="rtx",
@@ -63,6 +66,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         install="pip install 'ttt-edge[rtx]'",
         needs_gpu=False,
         timing_cache=False,
+        kernel_cache=True,
     ),
 }
 

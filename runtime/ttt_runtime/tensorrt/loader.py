@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ class FoundEngine:
     stamp: EngineStamp
 
 
-def require_gpu(engine: str, probe: Probe = probe_gpus) -> Gpu:
-    """Return the first GPU; DeviceError when the machine has none or its driver does not answer."""
+def require_gpu(engine: str, probe: Probe = probe_gpus, index: int = 0) -> Gpu:
+    """Return a GPU; DeviceError when the machine has none or its driver does not answer."""
     report = probe()
     if not report.gpus:
         title = find_flavour(engine).title
@@ -43,11 +43,23 @@ def require_gpu(engine: str, probe: Probe = probe_gpus) -> Gpu:
             f"a {title} engine needs an NVIDIA GPU and its driver to be loaded: {report.problem}; "
             "use a bundle made with -e cpu on this machine"
         )
-    return report.gpus[0]
+    if index >= len(report.gpus):
+        raise DeviceError(
+            f"GPU {index} was asked for, this machine has {len(report.gpus)}: "
+            f"{', '.join(f'{gpu.index} {gpu.name}' for gpu in report.gpus)}"
+        )
+    return report.gpus[index]
 
 
 def find_engine(
-    folder: Path, graph: str, graph_file: Path, backend: Backend, gpu: Gpu | None
+    folder: Path,
+    graph: str,
+    graph_file: Path,
+    backend: Backend,
+    gpu: Gpu | None,
+    *,
+    graph_hash: str | None = None,
+    contents: bool = True,
 ) -> FoundEngine:
     """Return the engine of a graph that may run here.
 
@@ -57,6 +69,8 @@ def find_engine(
         graph_file: the ONNX file that the engine must have been built from.
         backend: library that would run it.
         gpu: GPU that would run it; None when only the rest is to be compared.
+        graph_hash: SHA-256 of the graph where it is known; None reads the graph.
+        contents: compare the engine file with its stamp's SHA-256, not only its size.
 
     Raises:
         DeviceError: none fits; the line says why each one was refused.
@@ -65,7 +79,7 @@ def find_engine(
     if not graph.isidentifier():  # names come from the bundle; this one would be a path or pattern
         raise BundleError(f"graph {graph!r} cannot have an engine: its name is no plain word")
     reasons = []
-    graph_hash = graph_sha256(graph_file)
+    graph_hash = graph_hash or graph_sha256(graph_file)
     for path in sorted(folder.glob(f"{graph}-*{ENGINE_SUFFIX}")):
         if path.is_symlink():
             reasons.append(f"{path.name} is a link")
@@ -80,7 +94,7 @@ def find_engine(
                 gpu=gpu,
             )
             if why is None:
-                check_engine_file(path, stamp)
+                check_engine_file(path, stamp, contents=contents)
                 return FoundEngine(path, stamp)
             reasons.append(f"{path.name} {why}")
         except BundleError as error:
@@ -101,37 +115,13 @@ def deserialize(backend: Backend, found: FoundEngine, probe: Probe = probe_gpus)
     require_gpu(backend.flavour.engine, probe)
     backend.clear()
     runtime = backend.trt.Runtime(backend.new_logger())
-    engine = runtime.deserialize_cuda_engine(found.path.read_bytes())
+    # Mapped, not read: an engine is as large as its weights, and a Jetson has one memory for all.
+    with found.path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise DeviceError(
             f"{backend.flavour.title} refuses engine {found.path.name}: {backend.first_error()}; "
             + REBUILD.format(bundle=found.path.parent.parent)
         )
     return runtime, engine
-
-
-class RuntimeCache:
-    """The kernels that TensorRT-RTX compiles on the device, kept in a file between starts.
-
-    Args:
-        engine: a loaded TensorRT-RTX engine.
-        path: the file; a missing or refused one only costs the compilation.
-    """
-
-    def __init__(self, engine: Any, path: Path) -> None:
-        self._path = path
-        self._config = engine.create_runtime_config()
-        self._cache = self._config.create_runtime_cache()
-        if path.is_file():
-            self._cache.deserialize(path.read_bytes())
-        self._config.set_runtime_cache(self._cache)
-        self.context = engine.create_execution_context(self._config)
-
-    def save(self) -> None:
-        """Write the cache, whole or not at all."""
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(bytes(self._cache.serialize()))
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -12,10 +12,11 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ttt_ref.errors import BundleError
+from ttt_runtime.bundle_config import FileRecord
 from ttt_runtime.doctor.gpu import Gpu
 
 STAMP_FORMAT: Final = 1
@@ -26,6 +27,7 @@ AHEAD_OF_TIME: Final = "ahead-of-time"
 AHEAD_OF_TIME_MINIMUM: Final = (8, 6)
 MAX_STAMP_BYTES: Final = 2**20
 KEY_LETTERS: Final = 16
+DATA_SUFFIX: Final = ".data"  # of the file that holds a graph's weights
 
 Ranges = Mapping[str, tuple[int, int, int]]
 
@@ -37,18 +39,28 @@ def this_platform() -> str:
 
 def files_sha256(files: Iterable[Path]) -> str:
     """Return one SHA-256 over the names and contents of files (a graph and its weights)."""
-    whole = hashlib.sha256()
-    for path in sorted(files):
+    digests = {}
+    for path in files:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.name} {digest}\n".encode())
-    return whole.hexdigest()
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _joined(digests)
+
+
+def _joined(digests: Mapping[str, str]) -> str:
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def graph_sha256(graph: Path) -> str:
     """Return the SHA-256 of a graph file together with its external data beside it."""
-    data = graph.with_name(graph.name + ".data")
+    data = graph.with_name(graph.name + DATA_SUFFIX)
     return files_sha256([graph, data] if data.exists() else [graph])
+
+
+def recorded_sha256(graph: str, files: Mapping[str, FileRecord]) -> str:
+    """Return what `graph_sha256` gives for a bundle's graph, from the bundle's own records."""
+    names = [name for name in (graph, graph + DATA_SUFFIX) if name in files]
+    return _joined({PurePosixPath(name).name: files[name].sha256 for name in names})
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from ttt_ref.errors import BundleError, DeviceError
+from ttt_runtime.bundle import sha256_of
+from ttt_runtime.bundle_config import FileRecord
 from ttt_runtime.doctor.gpu import Gpu, GpuReport
 from ttt_runtime.tensorrt.api import Backend, find_flavour, load_backend, version_tuple
+from ttt_runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
 from ttt_runtime.tensorrt.loader import (
     FoundEngine,
-    RuntimeCache,
     deserialize,
     find_engine,
     require_gpu,
@@ -28,6 +30,7 @@ from ttt_runtime.tensorrt.stamp import (
     graph_sha256,
     mismatch,
     read_stamp,
+    recorded_sha256,
     stamp_path,
     this_platform,
 )
@@ -273,30 +276,96 @@ def test_an_engine_that_the_library_refuses_is_one_line(graph: Path) -> None:
     assert engine.data == found.path.read_bytes()
 
 
-def test_compiled_kernels_are_kept_in_a_file(tmp_path: Path) -> None:
-    class Cache:
-        data = b""
+def test_a_gpu_is_chosen_by_its_number(graph: Path) -> None:
+    two = GpuReport(gpus=(ORIN, replace(ADA, index=1)))
+    assert require_gpu("rtx", lambda: two, 1).name == "RTX 4090"
+    with pytest.raises(DeviceError, match=r"GPU 2 was asked for, this machine has 2: 0 Orin, 1"):
+        require_gpu("rtx", lambda: two, 2)
 
-        def deserialize(self, data: bytes) -> None:
-            self.data = data
 
-        def serialize(self) -> bytes:
-            return self.data + b"kernel "
+def test_a_large_bundle_is_known_by_its_recorded_hashes(graph: Path) -> None:
+    """The same key as from reading the files; a swapped engine of another size is still refused."""
+    records = {
+        f"graphs/{path.name}": FileRecord(sha256_of(path), path.stat().st_size)
+        for path in (graph, graph.with_name("decoder.onnx.data"))
+    }
+    recorded = recorded_sha256("graphs/decoder.onnx", records)
+    assert recorded == graph_sha256(graph)
+    path = put_engine(graph)
+    graph.write_bytes(b"not read")
+    folder = graph.parent / "engines"
 
-    class Config:
-        def create_runtime_cache(self) -> Cache:
-            return Cache()
+    def find_known() -> FoundEngine:
+        known = {"graph_hash": recorded, "contents": False}
+        return find_engine(folder, "decoder", graph, backend(), ORIN, **known)  # type: ignore[arg-type]
 
-        def set_runtime_cache(self, cache: Cache) -> None:
-            self.cache = cache
+    assert find_known().path == path
+    path.write_bytes(path.read_bytes() + b".")
+    with pytest.raises(DeviceError, match="bytes, its stamp says"):
+        find_known()
 
+
+class RuntimeConfig:
+    """TensorRT-RTX's settings of contexts, as far as the kernel cache uses them."""
+
+    cuda_graph_strategy = "off"
+
+    def create_runtime_cache(self) -> Any:
+        config = self
+
+        class Cache:
+            def deserialize(self, data: bytes) -> None:
+                config.data = data
+
+            def serialize(self) -> bytes:
+                return config.data + b"kernel "
+
+        self.data = b""
+        return Cache()
+
+    def set_runtime_cache(self, cache: Any) -> None:
+        self.cache = cache
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+
+def kernel_cache(path: Path, **more: Any) -> KernelCache:
     engine = SimpleNamespace(
-        create_runtime_config=Config, create_execution_context=lambda config: config.cache
+        create_runtime_config=RuntimeConfig, create_execution_context=lambda config: config
     )
-    path = tmp_path / "runtime.cache"
+    trt = SimpleNamespace(CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole"))
+    return KernelCache(trt, engine, path, **more)
+
+
+def test_compiled_kernels_are_kept_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "runtime.kernels"
     for expected in (b"kernel ", b"kernel kernel "):
-        cache = RuntimeCache(engine, path)
-        assert cache.context is not None
+        cache = kernel_cache(path)
+        assert cache.new_context() is not None
         cache.save()
         assert path.read_bytes() == expected
-    assert [p.name for p in tmp_path.iterdir()] == ["runtime.cache"]
+    assert [p.name for p in path.parent.iterdir()] == ["runtime.kernels"]
+
+
+def test_kernels_that_cannot_be_kept_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    kernel_cache(tmp_path / "file" / "below").save()
+
+
+def test_contexts_get_their_strategy_and_graphs(tmp_path: Path) -> None:
+    plain = kernel_cache(tmp_path / "k", strategy="own").new_context()
+    assert (plain.strategy, plain.cuda_graph_strategy) == ("own", "off")
+    graphs = kernel_cache(tmp_path / "k", graphs=True).new_context()
+    assert graphs.cuda_graph_strategy == "whole"
+
+
+def test_kernels_are_kept_per_engine_and_gpu(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one = read_stamp(put_engine(graph)).identity
+    other = replace(one, version="10.16.0")
+    paths = {kernel_cache_path(i, gpu) for i in (one, other) for gpu in (ORIN, ADA)}
+    assert len(paths) == 4
+    assert {path.parent for path in paths} == {tmp_path / "ttt-edge" / "kernels"}

@@ -1,0 +1,149 @@
+"""Load a bundle's engines: find those that fit, check them, give them memory and a stream."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ttt_ref.errors import ConfigError, DeviceError
+from ttt_runtime.bundle import AUTO_HASH_BYTES, Bundle
+from ttt_runtime.device import Device
+from ttt_runtime.doctor.gpu import Gpu, probe_gpus
+from ttt_runtime.embeddings import EmbeddingTable
+from ttt_runtime.gpu.cuda import CudaStream
+from ttt_runtime.gpu.engine_graph import EngineGraph
+from ttt_runtime.gpu.runner import DeviceRunner
+from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.tensorrt.api import FLAVOURS, Backend, load_backend
+from ttt_runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
+from ttt_runtime.tensorrt.loader import (
+    ENGINE_FOLDER,
+    FoundEngine,
+    Probe,
+    deserialize,
+    find_engine,
+    require_gpu,
+)
+from ttt_runtime.tensorrt.stamp import recorded_sha256
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An engine in memory; the runtime object must outlive it."""
+
+    found: FoundEngine
+    runtime: Any
+    engine: Any
+
+
+def engine_runner(
+    bundle: Bundle,
+    device: str,
+    *,
+    capacity: int | None = None,
+    backend: Backend | None = None,
+    probe: Probe = probe_gpus,
+    open_stream: Callable[[int], CudaStream] = CudaStream,
+) -> DeviceRunner:
+    """Load decoder and heads of a bundle as engines.
+
+    Args:
+        bundle: an opened bundle with fixed cache length.
+        device: `tensorrt` or `rtx`, see `device.Device`.
+        capacity: must be the engines' cache length, if given.
+        backend: a loaded API; None loads the device's own.
+        probe: finds the GPUs.
+        open_stream: takes the number of a GPU.
+
+    Raises:
+        DeviceError: library, driver, GPU or a fitting engine is missing; the line says which.
+        BundleError: an engine is not what its graph's spec says.
+    """
+    target = Device.parse(device)
+    if bundle.config.engine not in FLAVOURS:
+        from ttt_runtime.runners import wrong_engine
+
+        raise DeviceError(wrong_engine(bundle, target.name))
+    backend = backend or load_backend(target.name)
+    gpu = require_gpu(target.name, probe, target.index)
+    graphs = [bundle.graph(name) for name in (DECODER, TEXT_HEAD, SPEECH_HEAD)]
+    rows = graphs[0].spec.input("mask").shape[1]
+    assert isinstance(rows, int)  # engines were refused a cache of open length
+    if capacity not in (None, rows):
+        raise ConfigError(f"capacity {capacity}; this bundle's engines are built for {rows} rows")
+    found = [find_bundle_engine(bundle, entry.spec.name, backend, gpu) for entry in graphs]
+    stream = open_stream(target.index)
+    loaded = [_Loaded(one, *deserialize(backend, one, probe)) for one in found]
+    scratch_bytes = max(max(int(one.engine.device_memory_size_v2) for one in loaded), 1)
+    scratch = stream.allocate(scratch_bytes)
+    makers = [_context_maker(backend, one, gpu, target) for one in loaded]
+    decoder, text, speech = (
+        EngineGraph(
+            backend,
+            one.engine,
+            entry.spec,
+            stream,
+            make,
+            (scratch.address, scratch_bytes),
+            # TensorRT-RTX captures by itself; see `_context_maker`.
+            captures=target.graphs and target.name == "tensorrt",
+        )
+        for one, entry, (make, _) in zip(loaded, graphs, makers, strict=True)
+    )
+    runner = DeviceRunner(
+        decoder,
+        text,
+        speech,
+        stream,
+        EmbeddingTable.from_bundle(bundle),
+        bundle.config.layout,
+        rows,
+    )
+    caches = [cache for _, cache in makers if cache is not None]
+    # At the end of the runner or of the process; it also keeps scratch and engines till then.
+    weakref.finalize(runner, _save, caches, scratch, loaded)
+    return runner
+
+
+def find_bundle_engine(
+    bundle: Bundle, graph: str, backend: Backend, gpu: Gpu | None
+) -> FoundEngine:
+    """Return the engine of a bundle's graph that may run here.
+
+    Graph and engine of a large bundle are known by their recorded hashes and their sizes, as
+    `Bundle.open` does by default: to read 6 GB twice at every start would cost many seconds.
+
+    Raises:
+        DeviceError: none fits; the line says why each one was refused.
+    """
+    entry = bundle.graph(graph)
+    total = sum(record.bytes for record in bundle.config.files.values())
+    large = total > AUTO_HASH_BYTES
+    return find_engine(
+        bundle.path / ENGINE_FOLDER,
+        graph,
+        bundle.file(entry.file),
+        backend,
+        gpu,
+        graph_hash=recorded_sha256(entry.file, bundle.config.files) if large else None,
+        contents=not large,
+    )
+
+
+def _context_maker(
+    backend: Backend, one: _Loaded, gpu: Gpu, target: Device
+) -> tuple[Callable[[], Any], KernelCache | None]:
+    """Return what makes contexts without scratch memory, and the kernels to keep."""
+    strategy = backend.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not backend.flavour.kernel_cache:
+        return lambda: one.engine.create_execution_context(strategy), None
+    path = kernel_cache_path(one.found.stamp.identity, gpu)
+    cache = KernelCache(backend.trt, one.engine, path, strategy=strategy, graphs=target.graphs)
+    return cache.new_context, cache
+
+
+def _save(caches: Iterable[KernelCache], *kept: object) -> None:
+    for cache in caches:
+        cache.save()

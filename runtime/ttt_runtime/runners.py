@@ -1,0 +1,103 @@
+"""The runner of a device: which one can run a bundle there, and the line that says why none can."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.chooser import Runner
+from ttt_runtime.device import Device
+from ttt_runtime.embeddings import EmbeddingTable
+from ttt_runtime.gpu.runner import BUCKET_ROWS, DeviceRunner
+from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.ort_runner import DEFAULT_CAPACITY, OrtRunner
+from ttt_runtime.session import GraphSession, SessionSettings, check_device
+
+# Engines of bundles whose graphs onnxruntime runs with a cache of open length.
+OPEN_CACHE: Final = ("cpu", "cuda")
+
+
+def load_runner(
+    bundle: Bundle, device: str, *, threads: int | None = None, capacity: int | None = None
+) -> Runner:
+    """Load a bundle's decoder and heads on a device.
+
+    Args:
+        bundle: an opened bundle.
+        device: see `device.Device`.
+        threads: CPU threads; None takes all CPUs of this process.
+        capacity: rows of the cache; None takes the model's limit, up to 4096.
+
+    Raises:
+        DeviceError: the device is not there, or the bundle was made for another engine.
+        BundleError: a graph is missing or is not what its spec says.
+    """
+    name = Device.parse(device).name
+    if name == "cpu":
+        return OrtRunner.from_bundle(bundle, device, threads=threads, capacity=capacity)
+    if name == "cuda":
+        return cuda_runner(bundle, device, threads=threads, capacity=capacity)
+    from ttt_runtime.gpu.engine_runner import engine_runner  # with it comes the engine's backend
+
+    return engine_runner(bundle, device, capacity=capacity)
+
+
+def cuda_runner(
+    bundle: Bundle,
+    device: str,
+    *,
+    threads: int | None = None,
+    capacity: int | None = None,
+    bucket_rows: int = BUCKET_ROWS,
+) -> DeviceRunner:
+    """Load a bundle in onnxruntime with all its tensors in the device's memory.
+
+    Tests call it with device `cpu`: the same bindings, over memory of the host.
+    """
+    from ttt_runtime.gpu.ort_graph import OrtGraph, OrtMemory
+
+    target = Device.parse(device)
+    check_device(device)
+    if bundle.config.engine not in OPEN_CACHE:
+        raise DeviceError(wrong_engine(bundle, target.name))
+    memory = OrtMemory(target.name, target.index)
+    settings = SessionSettings(device, threads)
+
+    def load(name: str) -> OrtGraph:
+        entry = bundle.graph(name)
+        session = GraphSession(bundle.file(entry.file), entry.spec, settings)
+        return OrtGraph(session, memory, captures=target.graphs)
+
+    decoder = load(DECODER)
+    model = bundle.config.model
+    if decoder.spec.input("embeds").shape[-1] != model.hidden_size:
+        raise BundleError("the decoder's width is not the model's; export the bundle again")
+    return DeviceRunner(
+        decoder,
+        load(TEXT_HEAD),
+        load(SPEECH_HEAD),
+        memory,
+        EmbeddingTable.from_bundle(bundle),
+        bundle.config.layout,
+        open_capacity(model.max_position_embeddings, capacity),
+        bucket_rows=bucket_rows,
+    )
+
+
+def open_capacity(limit: int, asked: int | None) -> int:
+    """Return the rows of a cache of open length; ConfigError for more than the model allows."""
+    if asked is None:
+        return min(limit, DEFAULT_CAPACITY)
+    if not 1 <= asked <= limit:
+        raise ConfigError(f"capacity {asked}; the model allows 1 .. {limit}")
+    return asked
+
+
+def wrong_engine(bundle: Bundle, device: str) -> str:
+    """Return the line that refuses a bundle on a device that its graphs were not made for."""
+    return (
+        f"bundle {bundle.config.name} was made for {bundle.config.engine}, device {device!r} needs "
+        f"another; export it with -e {device}, or choose --device "
+        f"{bundle.config.engine if bundle.config.engine not in OPEN_CACHE else 'cpu'}"
+    )

@@ -1,0 +1,141 @@
+"""The runner on device memory says what the reference says, id for id.
+
+Here the memory is the host's: the bindings, the addresses and every step between them are those
+of a GPU, only the kernels are not.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.export.test_same_ids import CONFIGS, random_prompt
+from ttt_export.export import export_checkpoint
+from ttt_ref.config import GenerationConfig
+from ttt_ref.errors import DeviceError
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.gpu import ort_graph
+from ttt_runtime.gpu.rows import DeviceRows
+from ttt_runtime.gpu.runner import DeviceRunner
+from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.runners import cuda_runner, load_runner
+
+TOLERANCE = 1e-4
+
+
+class NanMemory(ort_graph.OrtMemory):
+    """Fresh memory is NaN in every float type: a cell read before it was written is loud."""
+
+    def allocate(self, size: int) -> ort_graph.OrtBlock:
+        block = super().allocate(size)
+        block.host[...] = 0xFF
+        block.upload()
+        block.host[...] = 0
+        return block
+
+
+@lru_cache(maxsize=8)
+def nan_runner(path: Path) -> DeviceRunner:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort_graph, "OrtMemory", NanMemory)
+        # Rows are bound one by one: a bound row that nobody wrote would be NaN in every result.
+        return cuda_runner(Bundle.open(path), "cpu", threads=1, capacity=512, bucket_rows=1)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Path]) -> Bundle:
+    """An fp16 bundle for onnxruntime-gpu."""
+    path = tmp_path_factory.mktemp("half") / "half"
+    export_checkpoint(golden_checkpoints[0], path, "fp16", "cuda")
+    return Bundle.open(path)
+
+
+def all_logits(runner: Any, ids: list[int], start: int = 0) -> np.ndarray:
+    hidden = runner.forward(ids, start)
+    text = runner.text_logits(hidden, forbid_end=False)
+    return np.concatenate((text, runner.speech_logits(hidden)), axis=1)
+
+
+def test_golden_logits(logits_case, exported):
+    runner = nan_runner(exported(logits_case.checkpoint).path)
+    ids = logits_case["input_ids"]
+    length = ids.shape[1]
+    if "attention_mask" in logits_case:
+        length = int(logits_case["attention_mask"][0].sum())
+    got = all_logits(runner, ids[0, :length].tolist())
+    for mode in logits_case.args["mode"]:
+        want = logits_case[f"logits_{mode}"][0, :length]
+        np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
+
+
+def test_golden_generation(generation_case, exported):
+    bundle = Bundle.open(exported(generation_case.checkpoint).path)
+    engine = SpeechEngine(nan_runner(bundle.path), bundle.config.layout)
+    prompt = generation_case["prompt_ids"].tolist()
+    new_ids = engine.generate_ids(prompt, GenerationConfig.from_dict(generation_case.args))
+    assert prompt + new_ids == generation_case["output_ids"].tolist()
+
+
+@pytest.mark.parametrize("exactness", ["reference", "exact", "fast"])
+def test_the_same_ids_as_on_the_cpu_in_half_precision(half: Bundle, exactness: Any) -> None:
+    """Sampled text and noisy blocks too: the same draws must meet the same numbers."""
+    layout = half.config.layout
+    engines = [
+        SpeechEngine(runner, layout, exactness=exactness)
+        for runner in (
+            cuda_runner(half, "cpu", threads=1, capacity=512),
+            OrtRunner.from_bundle(half, threads=1, capacity=512, bucket_rows=256),
+        )
+    ]
+    for number, config in enumerate(CONFIGS):
+        config = GenerationConfig.from_dict(
+            {**config.to_dict(), "top_k": 10 if number % 2 else 0, "diffusion_temperature": 0.3}
+        )
+        prompt = random_prompt(layout, np.random.default_rng([3, number]))
+        device, host = (engine.generate_ids(prompt, config, seed=number) for engine in engines)
+        assert device == host, f"{config}"
+
+
+def test_only_ids_and_scores_cross_in_greedy_steps(exported, tied, monkeypatch) -> None:
+    """Hidden rows are fetched by guidance and by nobody else."""
+    bundle = Bundle.open(exported(tied).path)
+    runner = cuda_runner(bundle, "cpu", threads=1, capacity=256)
+    fetched: list[int] = []
+    monkeypatch.setattr(DeviceRows, "__array__", lambda rows, *_: fetched.append(len(rows)))
+    engine = SpeechEngine(runner, bundle.config.layout)
+    prompt = random_prompt(bundle.config.layout, np.random.default_rng(1))
+    greedy = GenerationConfig(
+        max_gen_len=30, diffusion_steps=12, diffusion_gen_length=24, block_length=4, cfg_scale=0.0
+    )
+    assert len(engine.generate_ids(prompt, greedy)) > 0
+    assert fetched == []
+
+
+def test_a_prefill_longer_than_the_first_room_for_hidden_rows(exported, tied, monkeypatch) -> None:
+    """Bindings to the old place must go with it, or a head would read rows of long ago."""
+    monkeypatch.setattr("ttt_runtime.gpu.runner.FIRST_ROWS", 8)
+    bundle = Bundle.open(exported(tied).path)
+    device = cuda_runner(bundle, "cpu", threads=1, capacity=256)
+    host = OrtRunner.from_bundle(bundle, threads=1, capacity=256, bucket_rows=256)
+    ids = [i % bundle.config.layout.audio_start for i in range(60)]
+    for rows, start in ((ids[:6], 0), (ids, 0), (ids[:1], 60), (ids[:7], 61)):
+        np.testing.assert_array_equal(
+            all_logits(device, rows, start), all_logits(host, rows, start)
+        )
+
+
+def test_devices_that_are_not_there_are_refused(exported, tied, monkeypatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    bundle = Bundle.open(exported(tied).path)
+    with pytest.raises(DeviceError, match=r"device 'cuda.*' was asked for") as caught:
+        load_runner(bundle, "cuda:1+graphs")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DeviceError, match="unknown device 'cuda:x'"):
+        load_runner(bundle, "cuda:x")
