@@ -1,0 +1,187 @@
+"""Measure what exports take: ``python -m ttt_export.measure CHECKPOINT... -p fp16 -p int4``.
+
+Each export runs in a process of its own; its time, its peak of resident memory (as the kernel
+counts it, file pages that the process has mapped included) and the size of what it wrote are put
+beside what ``--plan-memory`` said beforehand. The bundles are removed again, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from ttt_ref.errors import ExportError
+from ttt_runtime.cli.entry import run_app
+
+# Random weights agree with nothing: figures of size and time are wanted of them, not of quality.
+OPEN_GATES = ("--max-kl", "1e9", "--min-agreement", "0")
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One export.
+
+    Attributes:
+        checkpoint: name of the checkpoint's folder.
+        precision, engine: what was asked for.
+        bundle_bytes: all files of the bundle.
+        decoder_bytes, heads_bytes, table_bytes: its large parts.
+        seconds: from the start of the process to its end.
+        peak_bytes: largest resident memory, mapped file pages included.
+        anonymous_bytes: largest of what is not a file's page, polled twice a second.
+        planned_bytes: what the plan had said.
+    """
+
+    checkpoint: str
+    precision: str
+    engine: str
+    bundle_bytes: int
+    decoder_bytes: int
+    heads_bytes: int
+    table_bytes: int
+    seconds: float
+    peak_bytes: int
+    anonymous_bytes: int
+    planned_bytes: int
+
+
+class _Watch:
+    """Polls the anonymous memory of a process until it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self._process = psutil.Process(pid)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def _poll(self) -> None:
+        while True:
+            try:
+                info = self._process.memory_info()
+            except psutil.Error:
+                return
+            self.peak_bytes = max(self.peak_bytes, info.rss - info.shared)
+            time.sleep(POLL_S)
+
+
+def measure_export(
+    checkpoint: Path, precision: str, engine: str, folder: Path, extra: Sequence[str] = ()
+) -> Measured:
+    """Export a checkpoint in a child process and measure it; the bundle is removed.
+
+    Args:
+        checkpoint: folder in the released format.
+        precision: of the export.
+        engine: of the export; those of TensorRT are left without their engines.
+        folder: where the bundle is put for a while.
+        extra: more words for `ttt-export`.
+
+    Raises:
+        ExportError: the export failed; its last line of output is in the message.
+    """
+    from ttt_export.memory_plan import plan_export
+    from ttt_export.options import ExportOptions
+    from ttt_export.source import open_checkpoint
+
+    recipe = ExportOptions(precision=precision, engine=engine).resolve_recipe()
+    plan = plan_export(open_checkpoint(checkpoint), recipe)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        out, said = Path(work) / "bundle", Path(work) / "said"
+        words = [sys.executable, "-m", "ttt_export.cli", "-m", str(checkpoint), "-p", precision]
+        words += ["-e", engine, "--no-engines", str(out), *OPEN_GATES, *extra]
+        start = time.perf_counter()
+        with said.open("wb") as log:
+            child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+        watch = _Watch(child.pid)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            lines = said.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise ExportError(f"the export of {checkpoint.name} in {precision} failed: {lines[-1]}")
+        sizes = {p.name: p.stat().st_size for p in out.rglob("*") if p.is_file()}
+        shutil.rmtree(out)
+    return Measured(
+        checkpoint.name,
+        precision,
+        engine,
+        sum(sizes.values()),
+        sizes["decoder.onnx"] + sizes["decoder.onnx.data"],
+        sum(size for name, size in sizes.items() if "_head.onnx" in name),
+        sum(size for name, size in sizes.items() if name.startswith("embeddings.")),
+        seconds,
+        usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        watch.peak_bytes,
+        plan.peak_bytes,
+    )
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """Return the measurements as a Markdown table; GB and MB are powers of ten."""
+    lines = [
+        "| checkpoint | precision | bundle | decoder | heads | embeddings | time "
+        "| peak resident | of it anonymous | planned |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        parts = (row.bundle_bytes, row.decoder_bytes, row.heads_bytes, row.table_bytes)
+        memory = (row.peak_bytes, row.anonymous_bytes, row.planned_bytes)
+        lines.append(
+            f"| {row.checkpoint} | {row.precision} {row.engine} "
+            f"| {' | '.join(f'{part / 1e6:,.0f} MB' for part in parts)} | {row.seconds:.0f} s "
+            f"| {' | '.join(f'{part / 1e9:.2f} GB' for part in memory)} |"
+        )
+    return "\n".join(lines)
+
+
+def _command(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders.")],
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", "-p", help="Default: fp16, int8 and int4.")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", "-e", help="What will run it.")] = "cpu",
+    folder: Annotated[
+        Path, typer.Option(help="Where bundles are put for a while; needs room for the largest.")
+    ] = Path("."),
+    results: Annotated[
+        Path | None, typer.Option(help="JSON lines: what stands there is not measured again.")
+    ] = None,
+) -> None:
+    """Measure time, peak memory and size of exports."""
+    rows: list[Measured] = []
+    if results is not None and results.is_file():
+        rows = [Measured(**json.loads(line)) for line in results.read_text().splitlines()]
+    done = {(row.checkpoint, row.precision, row.engine) for row in rows}
+    for checkpoint in checkpoints:
+        for kind in precision or ["fp16", "int8", "int4"]:
+            if (checkpoint.resolve().name, kind, engine) in done:
+                continue
+            row = measure_export(checkpoint.resolve(), kind, engine, folder)
+            rows.append(row)
+            print(json.dumps(asdict(row)), file=sys.stderr)
+            if results is not None:
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
+    typer.echo(table(rows))
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app.command()(_command)
+
+
+if __name__ == "__main__":
+    run_app(app)
