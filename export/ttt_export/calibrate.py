@@ -36,6 +36,10 @@ class PlainQuantizer:
     def prepare_heads(self, source: WeightSource) -> None:
         """Nothing to prepare."""
 
+    def input_peak(self, name: str) -> float | None:
+        """Know of no inputs."""
+        return None
+
     def quantize(self, weight: Float32Array, scheme: Scheme, name: str) -> BlockQuantized:
         """Quantize a column chunk of a matrix."""
         return quantize(weight, scheme)
@@ -64,13 +68,14 @@ class LayerOverlay:
 
 
 class CalibratedQuantizer:
-    """For recipes with GPTQ or AWQ: watches the inputs of each matrix, layer by layer.
+    """For recipes with GPTQ, AWQ or fp8: watches the inputs of each matrix, layer by layer.
 
     Args:
         reference: the checkpoint's layers.
         config: shape of the model.
         choose: scheme of a matrix by name and K.
         sequences: ids to calibrate on.
+        round_inputs: tell what matrices receive, so that fp8 graphs round it.
     """
 
     def __init__(
@@ -79,8 +84,11 @@ class CalibratedQuantizer:
         config: ModelConfig,
         choose: ChooseScheme,
         sequences: Sequence[IntArray],
+        *,
+        round_inputs: bool = True,
     ) -> None:
         self._config = config
+        self._round_inputs = round_inputs
         self._choose = choose
         self._states: CarriedStates = reference.carry(sequences)
         self._seen: dict[str, Activations] = {}
@@ -96,12 +104,13 @@ class CalibratedQuantizer:
         watched = {
             part: matrices[part]
             for part, scheme in schemes.items()
-            if scheme.is_integer and scheme.algorithm in CALIBRATED
+            if scheme.rounds_inputs or (scheme.is_integer and scheme.algorithm in CALIBRATED)
         }
-        self._watch(index, source, watched)
+        light = {part for part, scheme in schemes.items() if not scheme.is_integer}
+        self._watch(index, source, watched, light)
         replaced: dict[str, Float32Array] = {}
         for part in ("qkv", "gate_up", "down"):
-            if part in watched and schemes[part].algorithm == "awq":
+            if part in watched and schemes[part].algorithm == "awq" and part not in light:
                 replaced |= self._rescaled(index, source, matrices[part], part, replaced)
         layer: WeightSource = LayerOverlay(source, replaced) if replaced else source
         self._pending = (index, layer)
@@ -115,6 +124,10 @@ class CalibratedQuantizer:
             seen.add(rows)
         self._seen = {"text_head": seen, "speech_head": seen}
 
+    def input_peak(self, name: str) -> float | None:
+        """Return the largest magnitude that the matrix was seen to receive."""
+        return self._seen[name].peak if self._round_inputs and name in self._seen else None
+
     def quantize(self, weight: Float32Array, scheme: Scheme, name: str) -> BlockQuantized:
         """Quantize a column chunk of a matrix of the prepared layer."""
         seen = self._seen.get(name) if scheme.algorithm in CALIBRATED else None
@@ -123,8 +136,10 @@ class CalibratedQuantizer:
             self._parts.setdefault(name, []).append(quantized.dequantize())
         return quantized
 
-    def _watch(self, index: int, source: WeightSource, watched: dict[str, Matrix]) -> None:
-        seen = {part: Activations(matrix.inputs) for part, matrix in watched.items()}
+    def _watch(
+        self, index: int, source: WeightSource, watched: dict[str, Matrix], light: set[str]
+    ) -> None:
+        seen = {part: Activations(m.inputs, part in light) for part, m in watched.items()}
 
         def observe(_: int, part: str, rows: Tensor) -> None:
             if part in seen:

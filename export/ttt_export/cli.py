@@ -48,11 +48,17 @@ MinAgreement = Annotated[
 CacheRows = Annotated[
     int | None, typer.Option(min=1, help="Cache length of tensorrt and rtx (default 4096).")
 ]
+CacheType = Annotated[
+    str | None, typer.Option(help="K/V cache in fp16 or int8 (cpu, cuda); default: as computed.")
+]
 SpeechTokenizer = Annotated[
     str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech tokenizer.")
 ]
 SpeechDecoder = Annotated[
     str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech decoder.")
+]
+CodecFrom = Annotated[
+    Path | None, typer.Option(help="Take the codec of this bundle instead of exporting one.")
 ]
 Engines = Annotated[
     bool,
@@ -84,8 +90,10 @@ def _command(
     max_kl: MaxKl = None,
     min_agreement: MinAgreement = None,
     cache_rows: CacheRows = None,
+    cache_type: CacheType = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
+    codec_from: CodecFrom = None,
     engines: Engines = True,
     report: Report = None,
     seed: Seed = 0,
@@ -108,11 +116,14 @@ def _command(
         max_kl=max_kl,
         min_agreement=min_agreement,
         cache_rows=cache_rows,
+        cache=cache_type,
         sequences=sequences,
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),
+        codec_from=codec_from,
         seed=seed,
         force=force,
+        engines=engines,
     )
     _run(options, model, out, revision, local_files_only, report, plan_memory)
 

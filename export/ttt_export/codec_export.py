@@ -10,7 +10,7 @@ from typing import Any
 
 from ttt_export.source import CODEC_PATTERNS, Checkpoint, find_checkpoint
 from ttt_ref.errors import CheckpointError, ExportError
-from ttt_runtime.bundle import BundleWriter
+from ttt_runtime.bundle import Bundle, BundleWriter
 from ttt_runtime.bundle_config import CodecEntry
 
 CODEC_FOLDER = "codec"
@@ -71,6 +71,23 @@ def export_codec(
         )
     stored = "fp32" if precision == "fp32" else "int8"
     return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, stored))
+
+
+def copy_codec(source: Path, bundle: BundleWriter) -> CodecEntry:
+    """Take the codec of a finished bundle, graphs and all, and return its entry.
+
+    Raises:
+        BundleError: `source` is no whole bundle.
+        ExportError: it has no codec.
+    """
+    given = Bundle.open(source)
+    entry = given.config.codec
+    if entry is None:
+        raise ExportError(f"bundle {source} has no codec; --codec-from wants one that has")
+    for name in given.config.files:
+        if name.startswith(f"{CODEC_FOLDER}/"):
+            bundle.add_file(name, given.file(name))
+    return entry
 
 
 def find_codec(name: Path | None, local_files_only: bool = False) -> Path | None:

@@ -7,11 +7,12 @@ number of matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from ttt_export.cache_types import CachePeaks, CacheStore
 from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear
 from ttt_export.weights import Float32Array, WeightSource, tensor
 from ttt_export.writer import ONNX_TYPES, GraphWriter
@@ -66,6 +67,7 @@ class DecoderEmitter:
         spec: the graph's inputs and outputs.
         choose: scheme of a matrix by name and K.
         quantizer: makes integers, after it has seen the layer.
+        peaks: what each layer caches at most; an int8 cache needs them.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class DecoderEmitter:
         spec: GraphSpec,
         choose: ChooseScheme,
         quantizer: LayerQuantizer,
+        peaks: Sequence[CachePeaks] | None = None,
     ) -> None:
         self._writer = writer
         self._config = config
@@ -82,6 +85,7 @@ class DecoderEmitter:
         self._choose = choose
         self._quantizer = quantizer
         self._compute = spec.input("embeds").dtype
+        self._cache = CacheStore(writer, self._compute, spec.input("past_k.0").dtype, peaks)
 
     def emit(self, source: WeightSource, progress: Callable[[str], None]) -> None:
         """Stream all layers out of `source` and write the graph; tell progress by layers."""
@@ -177,12 +181,13 @@ class DecoderEmitter:
             q = self._by_heads(q, config.num_attention_heads)
             k = self._by_heads(k, config.num_key_value_heads)
             v = self._by_heads(v, config.num_key_value_heads)
-        for past, update, present in (
-            (f"past_k.{index}", k, f"present_k.{index}"),
-            (f"past_v.{index}", v, f"present_v.{index}"),
-        ):
-            writer.node("TensorScatter", [past, update, "write_index"], present, axis=-2)
-        operands = [q, f"present_k.{index}", f"present_v.{index}", "mask"]
+        read = []
+        for kind, rows in (("k", k), ("v", v)):
+            update = self._cache.narrow(rows, kind, index)
+            operands = [f"past_{kind}.{index}", update, "write_index"]
+            present = writer.node("TensorScatter", operands, f"present_{kind}.{index}", axis=-2)
+            read.append(self._cache.widen(present, kind, index))
+        operands = [q, *read, "mask"]
         if not by_heads:
             return writer.node(
                 "Attention",

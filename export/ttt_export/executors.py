@@ -26,7 +26,7 @@ Float32Array = NDArray[np.float32]
 WHOLE_BYTES = 600 * 2**20
 SMALL_BYTES = 32 * 2**20
 
-_NUMPY: dict[str, Any] = {"float32": np.float32, "float16": np.float16}
+_NUMPY: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class SlicedExecutor:
         fixed = spec.input("mask").shape[1]
         length = fixed if isinstance(fixed, int) else case.longest
         caches = {
-            t.name: np.zeros(t.resolve({"C": length}), rows[0].dtype) for t in spec.inputs[4:]
+            t.name: np.zeros(t.resolve({"C": length}), _NUMPY[t.dtype]) for t in spec.inputs[4:]
         }
         for number, step in enumerate(case.passes):
             stop = len(step.ids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_export.checks import Check
-from ttt_export.codec_export import codec_report, export_codec
+from ttt_export.codec_export import codec_report, copy_codec, export_codec
 from ttt_export.executors import Written
 from ttt_export.graphs import (
-    TWIN_FOLDER,
     Progress,
     graph_specs,
     open_table,
-    runnable_here,
     silent,
     write_graphs,
 )
@@ -27,16 +24,16 @@ from ttt_export.memory_plan import check_memory, plan_export
 from ttt_export.options import ExportOptions, extra_config, made_from, made_with
 from ttt_export.quality import measure_quality
 from ttt_export.reference_stream import StreamedReference
-from ttt_export.sequences import Sequences, load_sequences
+from ttt_export.sequences import Sequences, assistant_opening, load_sequences
 from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
 from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
 from ttt_export.tensorrt.profiles import SpanShape, graph_profiles
-from ttt_export.validate import validate
+from ttt_export.twin import check_written, remove_twin
 from ttt_quant.recipe import Recipe
 from ttt_quant.report import GateError, QualityReport
 from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import BundleConfig, GraphEntry
+from ttt_runtime.bundle_config import BundleConfig, CodecEntry, GraphEntry
 
 TABLE_FILE: Final = "embeddings.bin"
 SCALES_FILE: Final = "embeddings.scales.bin"
@@ -93,15 +90,10 @@ def export_checkpoint(
         folder = bundle.folder
         # First the codec: a part that is missing should be told before the long work.
         progress("codec")
-        codec = export_codec(
-            checkpoint,
-            bundle,
-            options.engine,
-            options.speech_tokenizer,
-            options.speech_decoder,
-            precision=recipe.codec or options.precision,
+        codec = make_codec(checkpoint, recipe, options, bundle)
+        specs = graph_specs(
+            checkpoint, recipe, cache_rows, options.cache_layout, options.cache_dtype(recipe)
         )
-        specs = graph_specs(checkpoint, recipe, cache_rows, options.cache_layout)
         spans = SpanShape.of_presets(presets.values())
         if options.builds_engines:
             for spec in specs.values():
@@ -113,16 +105,15 @@ def export_checkpoint(
             folder, checkpoint.model, checkpoint.layout, specs, open_table(folder, embeddings)
         )
         progress("validating")
-        written = runnable_here(checkpoint, recipe, written, sequences)
-        checks = validate(written, options.seed)
+        checks, judged = check_written(checkpoint, recipe, written, sequences, options.seed)
         progress("measuring quality")
-        report = measure_report(checkpoint, recipe, written, sequences, schemes, checks, folder)
+        report = measure_report(checkpoint, recipe, judged, sequences, schemes, checks, folder)
         report = replace(report, codec=codec_report(bundle))
         if report.failures():
             raise GateError(report)
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
-        shutil.rmtree(folder / TWIN_FOLDER, ignore_errors=True)
+        remove_twin(written)
         graphs = {name: GraphEntry(spec, f"{name}.onnx") for name, spec in specs.items()}
         engines: dict[str, Any] = {}
         if options.builds_engines:
@@ -156,6 +147,22 @@ def export_checkpoint(
     return ExportResult(path, report, tuple(checks))
 
 
+def make_codec(
+    checkpoint: Checkpoint, recipe: Recipe, options: ExportOptions, bundle: BundleWriter
+) -> CodecEntry | None:
+    """Export the codec that belongs to the checkpoint, or take that of another bundle."""
+    if options.codec_from is not None:
+        return copy_codec(options.codec_from, bundle)
+    return export_codec(
+        checkpoint,
+        bundle,
+        options.engine,
+        options.speech_tokenizer,
+        options.speech_decoder,
+        precision=recipe.codec or options.precision,
+    )
+
+
 def measure_report(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -167,7 +174,14 @@ def measure_report(
 ) -> QualityReport:
     """Hold the written graphs against the checkpoint on sequences kept from calibration."""
     reference = StreamedReference(checkpoint.model, checkpoint.layout, checkpoint.weights)
-    text, speech, tags, count = measure_quality(reference, written, sequences.judged)
+    presets, _ = extra_config(checkpoint)
+    text, speech, tags, count = measure_quality(
+        reference,
+        written,
+        sequences.judged,
+        opening=assistant_opening(checkpoint),
+        block=next(iter(presets.values())).block_length,
+    )
     files = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
     return QualityReport(
         recipe=recipe.name,

@@ -27,6 +27,7 @@ _TYPES: dict[int, Any] = {
     TensorProto.FLOAT16: np.float16,
     TensorProto.BFLOAT16: ml_dtypes.bfloat16,
     TensorProto.INT8: np.int8,
+    TensorProto.FLOAT8E4M3FN: ml_dtypes.float8_e4m3fn,
 }
 
 
@@ -38,15 +39,20 @@ class GraphTensors:
         self._folder = path.parent
         self._initializers = {proto.name: proto for proto in model.graph.initializer}
         self._blocks = {
-            node.output[0]: next(a.i for a in node.attribute if a.name == "block_size")
+            node.output[0]: a.i
             for node in model.graph.node
             if node.op_type == "DequantizeLinear"
+            for a in node.attribute
+            if a.name == "block_size"
         }
 
     def matrix(self, name: str) -> BlockQuantized | NDArray[Any]:
         """Return the matrix W [K, N] of this name as it is stored."""
         if f"{name}.codes" not in self._initializers:
             return self.values(f"{name}.weight")
+        if self._initializers[f"{name}.codes"].data_type == TensorProto.FLOAT8E4M3FN:
+            wide = self.values(f"{name}.codes").astype(np.float32)
+            return wide * self.values(f"{name}.scales").astype(np.float32)
         zeros = self.values(f"{name}.zeros") if f"{name}.zeros" in self._initializers else None
         bits = 4 if self._initializers[f"{name}.codes"].data_type == TensorProto.INT4 else 8
         scales = self.values(f"{name}.scales").astype(np.float32)

@@ -6,17 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
+from ttt_export.cache_types import measure_peaks
 from ttt_export.calibrate import CalibratedQuantizer, PlainQuantizer
 from ttt_export.decoder_graph import DecoderEmitter
-from ttt_export.executors import Written
 from ttt_export.head_graphs import emit_head
 from ttt_export.linear import LayerQuantizer
 from ttt_export.reference_stream import StreamedReference
 from ttt_export.sequences import Sequences
 from ttt_export.source import Checkpoint
-from ttt_export.validate import check_structure
 from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Recipe
@@ -35,8 +33,6 @@ from ttt_runtime.graph_spec import (
     text_head_spec,
 )
 
-TWIN_FOLDER: Final = ".twin"
-
 Progress = Callable[[str], None]
 
 
@@ -45,12 +41,16 @@ def silent(_: str) -> None:
 
 
 def graph_specs(
-    checkpoint: Checkpoint, recipe: Recipe, cache_rows: Dim, layout: CacheLayout
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    cache_rows: Dim,
+    layout: CacheLayout,
+    cache_dtype: str | None = None,
 ) -> dict[str, GraphSpec]:
-    """Return the specs of the three model graphs."""
+    """Return the specs of the three model graphs; no `cache_dtype` stands for the compute type."""
     start = checkpoint.layout.audio_start
     specs = (
-        decoder_spec(checkpoint.model, cache_rows, recipe.compute, layout),
+        decoder_spec(checkpoint.model, cache_rows, recipe.compute, layout, cache_dtype),
         text_head_spec(checkpoint.model, start, recipe.compute),
         speech_head_spec(checkpoint.model, start, recipe.compute),
     )
@@ -66,8 +66,13 @@ def write_graphs(
     folder: Path,
     sequences: Sequences,
     progress: Progress = silent,
+    *,
+    round_inputs: bool = True,
 ) -> Counter[str]:
-    """Emit decoder and heads; return how many matrices got which scheme."""
+    """Emit decoder and heads; return how many matrices got which scheme.
+
+    Without `round_inputs` the same weights are written and nothing else is rounded.
+    """
     config, source = checkpoint.model, checkpoint.weights
     counted: Counter[str] = Counter()
     chosen: dict[str, Scheme] = {}
@@ -79,12 +84,19 @@ def write_graphs(
         return chosen[name]
 
     quantizer: LayerQuantizer = PlainQuantizer()
-    if recipe.algorithms() & CALIBRATED:
+    if recipe.algorithms() & CALIBRATED or (round_inputs and recipe.rounds_inputs):
         progress(f"calibrating on {len(sequences.calibration)} sequences")
         reference = StreamedReference(config, checkpoint.layout, source)
-        quantizer = CalibratedQuantizer(reference, config, choose, sequences.calibration)
+        quantizer = CalibratedQuantizer(
+            reference, config, choose, sequences.calibration, round_inputs=round_inputs
+        )
+    peaks = None
+    if specs[DECODER].input("past_k.0").dtype == "int8":
+        progress("measuring keys and values for the int8 cache")
+        reference = StreamedReference(config, checkpoint.layout, source)
+        peaks = measure_peaks(reference, config, source, sequences.calibration)
     with GraphWriter(folder / f"{DECODER}.onnx") as writer:
-        emitter = DecoderEmitter(writer, config, specs[DECODER], choose, quantizer)
+        emitter = DecoderEmitter(writer, config, specs[DECODER], choose, quantizer, peaks)
         emitter.emit(source, progress)
     quantizer.prepare_heads(source)
     for name in (TEXT_HEAD, SPEECH_HEAD):
@@ -93,27 +105,6 @@ def write_graphs(
         with GraphWriter(folder / f"{name}.onnx") as writer:
             emit_head(writer, specs[name], source, config, checkpoint.layout, scheme, quantizer)
     return counted
-
-
-def runnable_here(
-    checkpoint: Checkpoint, recipe: Recipe, written: Written, sequences: Sequences
-) -> Written:
-    """Return graphs of the same weights that this machine's onnxruntime can run.
-
-    Its CPU kernels know no bfloat16 products. Such graphs are checked by structure here, and by
-    numbers through a twin that holds the same bfloat16 weights and computes in float32.
-    """
-    if recipe.compute != "bfloat16":
-        return written
-    check_structure(written)
-    folder = written.folder / TWIN_FOLDER
-    folder.mkdir()
-    wide = replace(recipe, compute="float32")
-    rows = written.specs[DECODER].input("mask").shape[1]
-    by_heads = written.specs[DECODER].attributes["cache_layout"] == "heads"
-    specs = graph_specs(checkpoint, wide, rows, "heads" if by_heads else "rows")
-    write_graphs(checkpoint, wide, specs, folder, sequences)
-    return replace(written, folder=folder, specs=specs)
 
 
 def open_table(folder: Path, entry: EmbeddingsEntry) -> EmbeddingTable:

@@ -3,7 +3,8 @@
 float32 and the compute type are plain MatMuls. A narrower float is cast once (engines fold the
 cast when they load). int8 and int4 are a blocked DequantizeLinear in front of the MatMul, which
 onnxruntime fuses to its 4/8-bit kernels and TensorRT reads as weight-only quantization; the
-weight must lie as [K, N] for that, a transposed one is not fused.
+weight must lie as [K, N] for that, a transposed one is not fused. fp8 is QuantizeLinear and
+DequantizeLinear on both operands, which TensorRT fuses to an 8-bit float product.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from numpy.typing import NDArray
 
 from ttt_export.weights import WeightSource
 from ttt_export.writer import ONNX_TYPES, GraphWriter
-from ttt_quant.scheme import BlockQuantized, Float32Array, Scheme, pack_nibbles
+from ttt_quant.scheme import (
+    FP8,
+    FP8_LARGEST,
+    BlockQuantized,
+    Float32Array,
+    Scheme,
+    pack_nibbles,
+)
 
 NUMPY_FLOATS: dict[str, type] = {
     "float32": np.float32,
@@ -60,6 +68,10 @@ class LayerQuantizer(Protocol):
         """Announce that all layers are emitted and the heads follow."""
         ...
 
+    def input_peak(self, name: str) -> float | None:
+        """Return the largest magnitude that the matrix `name` receives; None rounds no inputs."""
+        ...
+
     def quantize(self, weight: Float32Array, scheme: Scheme, name: str) -> BlockQuantized:
         """Quantize a column chunk [K, n] of the matrix `name`."""
         ...
@@ -90,7 +102,10 @@ def emit_linear(
         quantizer: makes integers of a column chunk.
     """
     name = matrix.name
-    if scheme.is_integer:
+    if scheme.kind == FP8:
+        x = _rounded_input(writer, x, name, compute, quantizer.input_peak(name))
+        weight = _fp8_weight(writer, matrix, compute)
+    elif scheme.is_integer:
         weight = _quantized_weight(writer, matrix, scheme, compute, quantizer)
     else:
         weight = _float_weight(writer, matrix, scheme.kind)
@@ -110,6 +125,36 @@ def _float_weight(writer: GraphWriter, matrix: Matrix, kind: str) -> str:
         whole[:, start:stop] = matrix.columns(start, stop)
     shape = (matrix.inputs, matrix.outputs)
     return writer.weight(f"{matrix.name}.weight", kind, shape, [whole])
+
+
+def _rounded_input(writer: GraphWriter, x: str, name: str, compute: str, peak: float | None) -> str:
+    """Round x to float8 by one scale, or leave it as it is where no peak is known."""
+    if peak is None:
+        return x
+    scale: NDArray[Any] = np.array(max(peak, 1e-6) / FP8_LARGEST, dtype=NUMPY_FLOATS[compute])
+    writer.constant(f"{name}.input_scale", scale)
+    writer.constant("fp8_zero", np.zeros((), ml_dtypes.float8_e4m3fn))
+    scaling = [f"{name}.input_scale", "fp8_zero"]
+    narrow = writer.node("QuantizeLinear", [x, *scaling], f"{name}.input_codes")
+    return writer.node("DequantizeLinear", [narrow, *scaling], f"{name}.input_rounded")
+
+
+def _fp8_weight(writer: GraphWriter, matrix: Matrix, compute: str) -> str:
+    name = matrix.name
+    codes = np.empty((matrix.inputs, matrix.outputs), dtype=ml_dtypes.float8_e4m3fn)
+    scales: NDArray[Any] = np.empty(matrix.outputs, dtype=NUMPY_FLOATS[compute])
+    for start, stop in column_ranges(matrix.outputs):
+        part = matrix.columns(start, stop)
+        peak = np.maximum(np.abs(part).max(axis=0), 1e-6) / FP8_LARGEST
+        scales[start:stop] = peak
+        # Divided by the scale as it is stored; what rounding made too large saturates.
+        scaled = part / scales[start:stop].astype(np.float32)
+        codes[:, start:stop] = np.clip(scaled, -FP8_LARGEST, FP8_LARGEST)
+    inputs = [
+        writer.weight(f"{name}.codes", FP8, codes.shape, [codes]),
+        writer.weight(f"{name}.scales", compute, scales.shape, [scales]),
+    ]
+    return writer.node("DequantizeLinear", inputs, f"{name}.weight", axis=1)
 
 
 def _quantized_weight(

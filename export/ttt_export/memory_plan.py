@@ -10,6 +10,7 @@ from ttt_export.executors import WHOLE_BYTES
 from ttt_export.linear import COLUMN_CHUNK
 from ttt_export.quality import CHUNK_ROWS
 from ttt_export.source import Checkpoint, expected_shapes
+from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Recipe
 from ttt_quant.scheme import Scheme
 from ttt_ref.errors import ExportError
@@ -89,7 +90,8 @@ def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
     largest_part = max(max(sizes.values()) for sizes in layer_sizes)
     float_layer = 4 * sum(k * n for k, n in parts.values())
     chunk = 4 * COLUMN_CHUNK * max(hidden, wide)
-    calibrating = recipe.algorithms() & {"gptq", "awq"}
+    # Second moments of the widest input, twice more while they are inverted; fp8 keeps none.
+    squares = 16 * wide * wide if recipe.algorithms() & CALIBRATED else 0
     stages = {
         # A matrix as it will be stored, beside column chunks in float32 (weights, codes, scratch).
         "writing": max(largest_part, max(heads.values())) + 6 * chunk,
@@ -100,8 +102,8 @@ def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
         + 4 * max(heads.values()) * _expansion(recipe, layers),
         "measuring quality": 2 * sum(heads.values()) + 4 * 8 * CHUNK_ROWS * config.vocab_size,
     }
-    if calibrating:
-        stages["calibrating"] = 2 * float_layer + 16 * wide * wide
+    if squares or recipe.rounds_inputs:
+        stages["calibrating"] = 2 * float_layer + squares
     stage = max(stages, key=lambda name: stages[name])
     return MemoryPlan(
         peak_bytes=BASE_BYTES + int(MARGIN * stages[stage]),

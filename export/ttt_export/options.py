@@ -18,6 +18,7 @@ from ttt_runtime.graph_spec import CacheLayout, Dim
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
 DEFAULT_CACHE_ROWS: Final = 4096
+CACHE_TYPES: Final[Mapping[str, str]] = {"fp16": "float16", "int8": "int8"}
 MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
 
@@ -32,8 +33,10 @@ class ExportOptions:
         adapter: folder of a LoRA adapter to merge in.
         max_kl, min_agreement: gates instead of the recipe's.
         cache_rows: cache length of engines that need a fixed one.
+        cache: element type of the K/V cache, fp16 or int8; None keeps that of the computation.
         sequences: file of token sequences for calibration and the report.
         speech_tokenizer, speech_decoder: folders of the GLM-4-Voice codec.
+        codec_from: a bundle whose codec is taken as it is, instead of exporting one.
         hub_name: the hub's name of the checkpoint, if it came from there; goes into the bundle.
         seed: draws synthetic sequences and the validation's inputs.
         force: replace an existing bundle.
@@ -48,9 +51,11 @@ class ExportOptions:
     max_kl: float | None = None
     min_agreement: float | None = None
     cache_rows: int | None = None
+    cache: str | None = None
     sequences: Path | None = None
     speech_tokenizer: Path | None = None
     speech_decoder: Path | None = None
+    codec_from: Path | None = None
     hub_name: str | None = None
     seed: int = 0
     force: bool = False
@@ -66,6 +71,7 @@ class ExportOptions:
         recipe = default_recipe(self.precision, self.engine)
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)
+        recipe.check_engine(self.engine)
         gates = Gates(
             recipe.gates.max_kl if self.max_kl is None else self.max_kl,
             recipe.gates.min_agreement if self.min_agreement is None else self.min_agreement,
@@ -76,6 +82,28 @@ class ExportOptions:
     def cache_layout(self) -> CacheLayout:
         """Layout of the cache: TensorRT takes four axes, the others bind prefixes of rows."""
         return "heads" if self.engine in FIXED_CACHE_ENGINES else "rows"
+
+    def cache_dtype(self, recipe: Recipe) -> str | None:
+        """Return the cache's element type where it is not the recipe's compute type.
+
+        Raises:
+            ConfigError: an unknown type, or an engine that keeps no narrower cache.
+        """
+        if self.cache is None:
+            return None
+        if self.cache not in CACHE_TYPES:
+            raise ConfigError(
+                f"--cache-type is {self.cache!r}; expected one of {', '.join(CACHE_TYPES)}"
+            )
+        dtype = CACHE_TYPES[self.cache]
+        if dtype == recipe.compute:
+            return None
+        if self.engine in FIXED_CACHE_ENGINES:
+            raise ConfigError(
+                f"--cache-type {self.cache}: TensorRT keeps its cache in the type that it computes "
+                f"with, here {recipe.compute}"
+            )
+        return dtype
 
     def cache_dim(self, checkpoint: Checkpoint) -> Dim:
         """Return the cache length of the graphs: a number for engines that need one."""

@@ -1,7 +1,8 @@
 """Measure an export's choices against the checkpoint's, on whole conversations.
 
-Text: the next token at every text position. Speech: for each audio run of a sequence, what stands
-before it plus a block of masks; compared are the tokens that a first pass of two would reveal.
+Text: the next token wherever the assistant writes. Speech: for each span of the assistant and each
+block of it, what stands before the block plus a block of masks; compared are the tokens that a
+first pass of two would reveal. What the user says and writes is nobody's choice and not looked at.
 """
 
 from __future__ import annotations
@@ -30,25 +31,45 @@ Float32Array = NDArray[np.float32]
 
 BLOCK = 26
 # Compared at most; a model whose decoder is run layer by layer gets by with less.
-MAX_SEQUENCES = {False: 64, True: 4}
-MAX_BLOCKS = {False: 24, True: 6}
-MAX_TEXT_ROWS = 512
+MAX_SEQUENCES = {False: 80, True: 4}
+MAX_BLOCKS = {False: 128, True: 6}
+MAX_TEXT_ROWS = 1024
 # Logits of this many rows are in memory at a time (times the vocabulary, times 8 bytes).
 CHUNK_ROWS = 32
 
 
-def text_rows(ids: IntArray, layout: TokenLayout) -> IntArray:
-    """Return the positions whose next token is text."""
-    return np.flatnonzero(ids[1:] < layout.audio_start).astype(np.int64)
+def text_rows(ids: IntArray, layout: TokenLayout, opening: Sequence[int] = ()) -> IntArray:
+    """Return the positions whose next token is text that the assistant writes.
 
-
-def masked_blocks(ids: IntArray, layout: TokenLayout) -> Iterator[IntArray]:
-    """Yield, for each audio run, what stands before it followed by a block of masks."""
-    is_audio = ids >= layout.audio_start
-    starts = np.flatnonzero(is_audio & ~np.concatenate(([False], is_audio[:-1])))
+    Args:
+        ids: a conversation.
+        layout: token ids.
+        opening: what an assistant's turn begins with; a conversation without it counts whole.
+    """
+    text = np.flatnonzero(ids[1:] < layout.audio_start).astype(np.int64)
+    width = len(opening)
+    starts = [i for i in range(len(ids) - width) if width and (ids[i : i + width] == opening).all()]
+    if not starts:
+        return text
+    mine = np.zeros(len(ids), bool)
     for start in starts:
-        if start:
-            yield np.concatenate((ids[:start], np.full(BLOCK, layout.mask_id, np.int64)))
+        ends = np.flatnonzero(ids[start:] == layout.im_end_id)
+        mine[start + width - 1 : start + int(ends[0]) if len(ends) else None] = True
+    return text[mine[text]]
+
+
+def masked_blocks(ids: IntArray, layout: TokenLayout, block: int = BLOCK) -> Iterator[IntArray]:
+    """Yield, for each block of the assistant's spans, what stands before it and `block` masks.
+
+    A run of audio that `<|end_of_audio|>` closes is the user's.
+    """
+    is_audio = ids >= layout.audio_start
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], is_audio, [False])).astype(np.int8)))
+    for start, stop in edges.reshape(-1, 2):
+        if start == 0 or (stop < len(ids) and ids[stop] == layout.end_of_audio_id):
+            continue
+        for first in range(start, stop, block):
+            yield np.concatenate((ids[:first], np.full(block, layout.mask_id, np.int64)))
 
 
 def _spread(items: Sequence[IntArray], limit: int) -> list[IntArray]:
@@ -79,7 +100,12 @@ def _half(written: Written) -> bool:
 
 
 def measure_quality(
-    reference: StreamedReference, written: Written, sequences: Sequence[IntArray]
+    reference: StreamedReference,
+    written: Written,
+    sequences: Sequence[IntArray],
+    *,
+    opening: Sequence[int] = (),
+    block: int = BLOCK,
 ) -> tuple[Choices, Choices, EndTags, int]:
     """Compare choices on sequences of ids.
 
@@ -87,6 +113,8 @@ def measure_quality(
         reference: the checkpoint itself.
         written: the graphs, with the session options that they ship with.
         sequences: whole conversations.
+        opening: ids that open an assistant's turn.
+        block: masks to a block.
 
     Returns:
         Text choices, speech choices, ranks of the end tags, number of sequences used.
@@ -95,8 +123,8 @@ def measure_quality(
     sequences = _spread(sequences, MAX_SEQUENCES[large])
     rows = written.specs[DECODER].input("mask").shape[1]
     if isinstance(rows, int):
-        sequences = [ids[: rows - BLOCK] for ids in sequences]
-    blocks = [block for ids in sequences for block in masked_blocks(ids, layout)]
+        sequences = [ids[: rows - block] for ids in sequences]
+    blocks = [masked for ids in sequences for masked in masked_blocks(ids, layout, block)]
     blocks = _spread(blocks, MAX_BLOCKS[large])
     everything = [*sequences, *blocks]
     want = reference.hidden(everything)
@@ -105,7 +133,7 @@ def measure_quality(
     logits = GraphLogits(written)
 
     text = ChoiceMeter()
-    followed = [text_rows(ids, layout) for ids in sequences]
+    followed = [text_rows(ids, layout, opening) for ids in sequences]
     keep = max(1, -(-sum(map(len, followed)) // MAX_TEXT_ROWS))
     for number, positions in enumerate(followed):
         for chunk in _chunks(positions[::keep]):
@@ -114,10 +142,10 @@ def measure_quality(
     speech, ranks_want, ranks_got = ChoiceMeter(), [], []
     tags = [tag - layout.audio_start for tag in layout.end_ids]
     for number in range(len(sequences), len(everything)):
-        a = reference.logits(want[number][-BLOCK:])
-        b = logits(got[number][-BLOCK:])
+        a = reference.logits(want[number][-block:])
+        b = logits(got[number][-block:])
         a[:, layout.im_end_id] = b[:, layout.im_end_id] = -np.inf
-        revealed = np.argsort(-log_softmax(a).max(axis=1), kind="stable")[: BLOCK // 2]
+        revealed = np.argsort(-log_softmax(a).max(axis=1), kind="stable")[: block // 2]
         speech.add(a[revealed], b[revealed])
         ranks_want.append(end_tag_ranks(a[:, layout.audio_start :], tags))
         ranks_got.append(end_tag_ranks(b[:, layout.audio_start :], tags))

@@ -23,6 +23,8 @@ from ttt_ref.model import Layer, RMSNorm, rotary_table
 IntArray = NDArray[np.int64]
 # Called with (layer index, part, input rows [L, K]) for parts qkv, out, gate_up and down.
 Observe = Callable[[int, str, Tensor], None]
+# Called with (k_proj or v_proj, its output rows [L, kv_heads * head_dim]).
+ObserveCached = Callable[[str, Tensor], None]
 
 _OBSERVED = {
     "qkv": ("self_attn", "q_proj"),
@@ -97,9 +99,17 @@ class CarriedStates:
         self._angles = [rotary_table(len(ids), config, device) for ids in sequences]
         self._biases = [_bias(ids, layout.audio_start) for ids in sequences]
 
-    def advance(self, index: int, source: WeightSource) -> None:
-        """Move all sequences through layer `index` with the weights of `source`."""
-        self._states = self._through(load_layer(self._config, index, source))
+    def advance(
+        self, index: int, source: WeightSource, cached: ObserveCached | None = None
+    ) -> None:
+        """Move all sequences through layer `index` with the weights of `source`.
+
+        `cached` is shown the keys (not yet rotated) and values of each sequence.
+        """
+        layer = load_layer(self._config, index, source)
+        if cached is not None:
+            _watch_cached(layer, cached)
+        self._states = self._through(layer)
 
     def look(self, index: int, source: WeightSource, observe: Observe) -> None:
         """Show what the matrices of layer `index` receive, without moving on."""
@@ -147,3 +157,12 @@ def _watch(layer: Layer, index: int, observe: Observe) -> None:
             observe(index, part, inputs[0][0])
 
         module.register_forward_pre_hook(hook)
+
+
+def _watch_cached(layer: Layer, cached: ObserveCached) -> None:
+    for part in ("k_proj", "v_proj"):
+
+        def hook(_: nn.Module, __: tuple[Tensor, ...], out: Tensor, part: str = part) -> None:
+            cached(part, out[0])
+
+        layer.get_submodule(f"self_attn.{part}").register_forward_hook(hook)

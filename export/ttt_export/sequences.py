@@ -112,6 +112,12 @@ def _ids_of(record: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
     return list(tokenizer.encode("".join(turns), add_special_tokens=False).ids)
 
 
+def assistant_opening(checkpoint: Checkpoint) -> list[int]:
+    """Return the ids that an assistant's turn begins with."""
+    role = checkpoint.tokenizer.encode("assistant\n", add_special_tokens=False).ids
+    return [checkpoint.layout.im_start_id, *role]
+
+
 def _synthetic(checkpoint: Checkpoint, seed: int) -> IntArray:
     """Return a conversation in the model's format: a spoken question, an interleaved answer."""
     layout, tokenizer = checkpoint.layout, checkpoint.tokenizer

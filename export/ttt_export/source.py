@@ -16,7 +16,7 @@ from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError
 from ttt_ref.tokenizer_files import load_tokenizer
 
-HUB_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*")
+HUB_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*", "calibration.jsonl")
 CODEC_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "flow.pt", "hift.pt")
 
 

@@ -34,6 +34,7 @@ ONNX_TYPES: Mapping[str, int] = {
     "bool": TensorProto.BOOL,
     "int4": TensorProto.INT4,
     "uint4": TensorProto.UINT4,
+    "fp8": TensorProto.FLOAT8E4M3FN,
 }
 
 
@@ -150,4 +151,4 @@ class GraphWriter:
 
 
 def _bits(dtype: str) -> int:
-    return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "uint8": 8, "int64": 64}[dtype]
+    return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "fp8": 8}[dtype]

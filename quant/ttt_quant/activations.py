@@ -20,16 +20,22 @@ class Activations:
 
     Args:
         width: K.
+        peak_only: keep nothing but the largest magnitude; of a wide matrix that saves K x K floats.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, peak_only: bool = False) -> None:
         self.count = 0
-        self._moments: NDArray[np.float32] = np.zeros((width, width), np.float32)
+        self.peak = 0.0  # largest |x| seen
+        self._peak_only = peak_only
+        kept = 0 if peak_only else width
+        self._moments: NDArray[np.float32] = np.zeros((kept, kept), np.float32)
         self._magnitudes: NDArray[np.float64] = np.zeros(width, np.float64)
 
     def add(self, rows: Float32Array) -> None:
         """Take in rows [L, K]."""
-        self._moments += rows.T @ rows
+        self.peak = max(self.peak, float(np.abs(rows).max(initial=0.0)))
+        if not self._peak_only:
+            self._moments += rows.T @ rows
         self._magnitudes += np.abs(rows).sum(axis=0)
         self.count += len(rows)
 

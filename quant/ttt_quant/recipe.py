@@ -20,8 +20,9 @@ from typing import Any
 from ttt_quant.scheme import FLOAT_KINDS, Scheme
 from ttt_ref.errors import ConfigError
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "fp8")
 ENGINES = ("cpu", "cuda", "tensorrt", "rtx")
+TENSORRT = ("tensorrt", "rtx")
 EMBEDDING_TYPES = ("float32", "float16", "int8")
 CODEC_PRECISIONS = ("fp32", "fp16", "int8")
 _FOLDER = Path(__file__).parent / "recipes"
@@ -118,6 +119,25 @@ class Recipe:
         """Return the algorithms that integer rules name."""
         return {rule.scheme.algorithm for rule in self.rules if rule.scheme.is_integer}
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """True if graphs round what some matrices receive."""
+        return any(rule.scheme.rounds_inputs for rule in self.rules)
+
+    def check_engine(self, engine: str) -> None:
+        """Raise ConfigError for what the engine is known not to take."""
+        for rule in self.rules:
+            if rule.scheme.rounds_inputs and engine not in TENSORRT:
+                raise ConfigError(
+                    f"recipe {self.name}: fp8 products are for {' and '.join(TENSORRT)}, not for "
+                    f"{engine}, which would only widen them again; use int8 or int4 there"
+                )
+            if rule.scheme.has_zeros and engine in TENSORRT:
+                raise ConfigError(
+                    f"recipe {self.name}: rule {rule.match!r} makes zero points, which TensorRT "
+                    "does not take; set symmetric = true and another algorithm than hqq"
+                )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Recipe:
         """Read a parsed TOML table; ConfigError names what is missing, unknown or wrong."""
@@ -186,5 +206,10 @@ def default_recipe(precision: str, engine: str) -> Recipe:
         )
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; expected one of {', '.join(ENGINES)}")
+    if precision == "fp8" and engine not in TENSORRT:
+        raise ConfigError(
+            f"precision fp8 with engine {engine}: there are no fp8 products there; take "
+            f"{' or '.join(TENSORRT)}, or int8"
+        )
     target = "cpu" if engine == "cpu" else "gpu"
     return read_recipe(_FOLDER / f"{precision}-{target}.toml")

@@ -18,6 +18,10 @@ Float32Array = NDArray[np.float32]
 
 FLOAT_KINDS = ("float32", "float16", "bfloat16")
 INTEGER_KINDS = ("int8", "int4")
+# float8 e4m3 on both sides of a product: weights with a scale for each output channel, inputs with
+# one scale that calibration finds. Its largest number is 448.
+FP8 = "fp8"
+FP8_LARGEST = 448.0
 ALGORITHMS = ("rtn", "clip", "hqq", "gptq", "awq")
 # onnxruntime's blocked kernels want a power of two of at least 16.
 BLOCKS = (128, 64, 32, 16)
@@ -28,7 +32,7 @@ class Scheme:
     """How one weight is stored.
 
     Attributes:
-        kind: a float type, or int8 / int4 in blocks.
+        kind: a float type, int8 / int4 in blocks, or fp8 (inputs and weights).
         block: input channels that share a scale; a smaller one is taken where K needs it.
         algorithm: how the integers are found.
         symmetric: no zero points. HQQ is asymmetric by nature and ignores this.
@@ -40,8 +44,8 @@ class Scheme:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in (*FLOAT_KINDS, *INTEGER_KINDS):
-            known = ", ".join((*FLOAT_KINDS, *INTEGER_KINDS))
+        if self.kind not in (*FLOAT_KINDS, *INTEGER_KINDS, FP8):
+            known = ", ".join((*FLOAT_KINDS, *INTEGER_KINDS, FP8))
             raise ConfigError(f"weight scheme {self.kind!r} is unknown; expected one of {known}")
         if self.block not in BLOCKS:
             raise ConfigError(
@@ -60,9 +64,21 @@ class Scheme:
         return self.kind in INTEGER_KINDS
 
     @property
+    def rounds_inputs(self) -> bool:
+        """True if the graph itself rounds what the matrix receives, by a calibrated scale."""
+        return self.kind == FP8
+
+    @property
+    def has_zeros(self) -> bool:
+        """True if blocks have zero points."""
+        asymmetric = not self.symmetric and self.algorithm in ("rtn", "clip", "gptq", "awq")
+        return self.is_integer and (self.algorithm == "hqq" or asymmetric)
+
+    @property
     def bits(self) -> int:
         """Bits of one stored weight."""
-        return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}[self.kind]
+        sizes = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, FP8: 8, "int4": 4}
+        return sizes[self.kind]
 
     def fitted(self, input_width: int) -> Scheme:
         """Return the scheme for a matrix of this K: the largest block that divides K.

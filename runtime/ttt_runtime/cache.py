@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_runtime.graph_spec import GraphSpec
 
-_NUMPY = {"float32": np.float32, "float16": np.float16}
+_NUMPY = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
 class KvCache:
@@ -71,4 +71,6 @@ class KvCache:
     def _spoil(self, rows: int) -> None:
         if self._poison:
             for buffer in self.buffers.values():
-                buffer[(slice(None),) * self.row_axis + (slice(rows, None),)] = np.nan
+                # Integers have no NaN; the largest one is as far from any sum as they get.
+                loud = np.nan if buffer.dtype.kind == "f" else np.iinfo(buffer.dtype).max
+                buffer[(slice(None),) * self.row_axis + (slice(rows, None),)] = loud

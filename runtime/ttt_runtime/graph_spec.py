@@ -188,12 +188,14 @@ def decoder_spec(
     cache_rows: Dim = "C",
     dtype: str = "float32",
     layout: CacheLayout = "rows",
+    cache_dtype: str | None = None,
 ) -> GraphSpec:
     """Describe the decoder: embedding rows in, hidden rows (after the last norm) out.
 
     Q rows are written to cache rows write_index .. write_index + Q - 1 and attend to the cache
     rows that `mask` [Q, C] allows (True = may attend). Rows of the cache that no mask row allows
-    have no weight, but must hold finite numbers: 0 * NaN is NaN.
+    have no weight, but must hold finite numbers: 0 * NaN is NaN. `cache_dtype` is the cache's
+    element type where it is not the type that the graph computes with.
     """
     shape = cache_shape(model, cache_rows, layout)
     hidden = (1, "Q", model.hidden_size)
@@ -205,11 +207,11 @@ def decoder_spec(
             TensorSpec("positions", "int64", (1, "Q")),
             TensorSpec("write_index", "int64", (1,)),
             TensorSpec("mask", "bool", ("Q", cache_rows)),
-            *(TensorSpec(name, dtype, shape) for name in past_names(layers)),
+            *(TensorSpec(name, cache_dtype or dtype, shape) for name in past_names(layers)),
         ),
         (
             TensorSpec("hidden", dtype, hidden),
-            *(TensorSpec(name, dtype, shape) for name in present_names(layers)),
+            *(TensorSpec(name, cache_dtype or dtype, shape) for name in present_names(layers)),
         ),
         {"cache_layout": layout},
     )

@@ -1,0 +1,171 @@
+"""The quality table of a checkpoint: ``python -m ttt_export.quality_table CHECKPOINT FOLDER``.
+
+Exports the checkpoint under every variant of `quality_variants`, with open gates, and puts the
+quality reports side by side. With ``--data`` (the test recordings of the recipe of the shipped
+model) each bundle is also asked: answers exactly right, and the word error rate of what it says.
+Every row is kept in FOLDER as JSON, so the same command goes on where it was stopped. All rows but
+the last hold the codec in float32: they tell what the model's precision does, not the codec's.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ttt_export.quality_variants import Variant, variants
+from ttt_ref.errors import ExportError
+from ttt_runtime.cli.entry import run_app
+
+CODEC_DONOR = Variant("codec donor", "fp32", own_codec=True)
+# Rows of the evaluation's table that belong here, by how they begin.
+HEARD = ("answer text exactly right", "spoken answer")
+
+
+def export_variant(checkpoint: Path, variant: Variant, work: Path, donor: Path | None) -> Path:
+    """Export one variant into `work`; returns the bundle's folder, its report inside."""
+    from ttt_export.export import export_checkpoint
+    from ttt_export.options import ExportOptions
+
+    recipe = None if variant.recipe is None else Path(variant.recipe)
+    if variant.recipe is not None and "\n" in variant.recipe:
+        recipe = work / "recipe.toml"
+        recipe.write_text(variant.recipe, encoding="utf-8")
+    options = ExportOptions(
+        precision=variant.precision,
+        recipe=recipe,
+        codec_from=None if variant.own_codec else donor,
+        force=True,
+        max_kl=1e9,
+        min_agreement=0.0,
+    )
+    out = work / variant.name.replace(" ", "-").replace(",", "")
+    export_checkpoint(checkpoint, out, options=options)
+    return out
+
+
+def evaluate(bundle: Path, data: Path, report: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Ask a bundle the test recordings in a process of its own; returns the evaluation's report.
+
+    Raises:
+        ExportError: the evaluation failed; its last line of output is in the message.
+    """
+    program = [sys.executable, "-m", "ttt_ref.recipes.tiny.evaluate", str(bundle), str(data)]
+    done = subprocess.run(
+        [*program, "--report", str(report), *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ExportError(f"the evaluation of {bundle.name} failed: {last}")
+    read: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    return read
+
+
+def measure_row(
+    checkpoint: Path, variant: Variant, folder: Path, data: Path | None, words: Sequence[str]
+) -> dict[str, Any]:
+    """Return a row, from FOLDER where it stands there already."""
+    stem = folder / variant.name.replace(" ", "-").replace(",", "")
+    report, heard = stem.with_suffix(".json"), stem.with_suffix(".heard.json")
+    bundle = None
+    if not report.is_file():
+        bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, data))
+        shutil.copyfile(bundle / "export_report.json", report)
+    row = {"name": variant.name, **json.loads(report.read_text(encoding="utf-8"))}
+    if data is not None:
+        if not heard.is_file():
+            if bundle is None:
+                donor = _donor(checkpoint, folder, data)
+                bundle = export_variant(checkpoint, variant, folder, donor)
+            unfinished = stem.with_suffix(".part")
+            evaluate(bundle, data, unfinished, words)
+            unfinished.rename(heard)
+        row["heard"] = json.loads(heard.read_text(encoding="utf-8"))["rows"]
+    if bundle is not None:
+        shutil.rmtree(bundle)
+    return row
+
+
+def _donor(checkpoint: Path, folder: Path, data: Path | None) -> Path | None:
+    """Return the bundle whose float32 codec the rows share; exported when it is first wanted."""
+    out = folder / CODEC_DONOR.name.replace(" ", "-")
+    if out.is_dir():
+        return out
+    made = export_variant(checkpoint, CODEC_DONOR, folder, None)
+    has_codec = (made / "codec").is_dir()
+    if data is not None and not has_codec:
+        raise ExportError(f"{checkpoint} has no codec, so nothing can be heard; leave --data out")
+    return made if has_codec else None
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table; MB is the model without its codec."""
+    heard = [row["heard"] for row in rows if "heard" in row]
+    titles = [
+        f"{title}, {voices}"
+        for title in ([r[0] for r in heard[0] if r[0].startswith(HEARD)] if heard else [])
+        for voices in ("known voices", "new voices")
+    ]
+    fixed = ("model", "MB", "text KL", "text equal", "speech KL", "speech equal")
+    tags = ("end tags: same rank", "gained or lost the first place")
+    heads = [*fixed, *tags, *titles]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for row in rows:
+        text, speech, ends = row["text"], row["speech"], row["end_tags"]
+        cells = [
+            row["name"],
+            f"{sum(row['file_bytes'].values()) / 1e6:.2f}",
+            *(f"{text['kl_mean']:.1e}", f"{100 * text['agreement']:.2f} %"),
+            *(f"{speech['kl_mean']:.1e}", f"{100 * speech['agreement']:.2f} %"),
+            *(f"{100 * ends['same']:.1f} %", f"{100 * ends['crossed']:.2f} %"),
+        ]
+        for title, *values in row.get("heard", ()):
+            if title.startswith(HEARD):
+                cells += values
+        lines.append(f"| {' | '.join(cells + ['-'] * (len(heads) - len(cells)))} |")
+    return "\n".join(lines)
+
+
+def _command(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where rows are kept; table.md is written there.")],
+    data: Annotated[Path | None, typer.Option(help="Corpus part `test` of the recipe.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Recordings put to each bundle.")] = 80,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Names of rows (* and ? stand for any); repeatable.")
+    ] = None,
+    listen: Annotated[bool, typer.Option(help="Let whisper-base hear the spoken answers.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the evaluation.")] = 2,
+) -> None:
+    """Measure the variants that are missing and print the table of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [
+        v for v in variants() if not only or any(fnmatch.fnmatchcase(v.name, o) for o in only)
+    ]
+    if not chosen:
+        raise ExportError(f"no row is called {' or '.join(only or [])}; see quality_variants.py")
+    words = ["--limit", str(limit), "--threads", str(threads)]
+    words.append("--listen" if listen else "--no-listen")
+    rows = []
+    for variant in chosen:
+        print(f"... {variant.name}", file=sys.stderr)
+        rows.append(measure_row(checkpoint, variant, folder, data, words))
+    text = table(rows)
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    typer.echo(f"held against the checkpoint on {rows[0]['sequences']}")
+    typer.echo(text)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app.command()(_command)
+
+
+if __name__ == "__main__":
+    run_app(app)
