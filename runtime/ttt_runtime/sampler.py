@@ -6,8 +6,7 @@ Axes: N rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,26 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-class HeadBest(NamedTuple):
-    """What a head says of each row: best id [N], its logit [N], sum of exp(logit - best) [N]."""
+class HeadBest:
+    """What a head says of each row: best id [N], its logit [N], sum of exp(logit - best) [N].
 
-    ids: Ids
-    logits: Floats
-    sum_exp: Floats
+    The sum may be given as a function, which is called when it is first asked for; that must
+    happen before the head is used again.
+    """
+
+    __slots__ = ("_sum_exp", "ids", "logits")
+
+    def __init__(self, ids: Ids, logits: Floats, sum_exp: Floats | Callable[[], Floats]) -> None:
+        self.ids = ids
+        self.logits = logits
+        self._sum_exp = sum_exp
+
+    @property
+    def sum_exp(self) -> Floats:
+        """Sum over the head's rows of exp(logit - best logit), [N], at least 1."""
+        if callable(self._sum_exp):
+            self._sum_exp = self._sum_exp()
+        return self._sum_exp
 
 
 def combine(text: HeadBest, speech: HeadBest) -> tuple[Ids, Floats]:

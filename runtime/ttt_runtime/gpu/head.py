@@ -16,7 +16,7 @@ from ttt_runtime.gpu.graph import Graph, Launch
 from ttt_runtime.gpu.memory import Memory, Packed, write_floats
 from ttt_runtime.gpu.rows import DeviceRows
 from ttt_runtime.graph_spec import TensorSpec
-from ttt_runtime.ort_runner import FORBIDDEN
+from ttt_runtime.heads import FORBIDDEN
 from ttt_runtime.sampler import Floats, HeadBest
 
 ROW_BUCKET: Final = 16
