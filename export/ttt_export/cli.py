@@ -51,6 +51,10 @@ CacheRows = Annotated[
 CacheType = Annotated[
     str | None, typer.Option(help="K/V cache in fp16 or int8 (cpu, cuda); default: as computed.")
 ]
+BlockBody = Annotated[
+    str | None,
+    typer.Option(help="A second decoder in int8 for blocks and prefill (cpu, int8 and int4)."),
+]
 SpeechTokenizer = Annotated[
     str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech tokenizer.")
 ]
@@ -91,6 +95,7 @@ def _command(
     min_agreement: MinAgreement = None,
     cache_rows: CacheRows = None,
     cache_type: CacheType = None,
+    block_body: BlockBody = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
     codec_from: CodecFrom = None,
@@ -117,6 +122,7 @@ def _command(
         min_agreement=min_agreement,
         cache_rows=cache_rows,
         cache=cache_type,
+        block_body=block_body,
         sequences=sequences,
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),

@@ -140,12 +140,13 @@ class SlicedExecutor:
 
     def _run_case(self, session: GraphSession, case: Case, rows: list[NDArray[Any]]) -> None:
         spec = session.spec
-        x, past = spec.inputs[0].name, [t.name for t in spec.inputs[4:]]
+        x, past = spec.inputs[0].name, [t for t in spec.inputs if t.name.startswith("past_")]
         fixed = spec.input("mask").shape[1]
         length = fixed if isinstance(fixed, int) else case.longest
         caches = {
-            t.name: np.zeros(t.resolve({"C": length}), _NUMPY[t.dtype]) for t in spec.inputs[4:]
+            t.name: np.zeros(t.resolve({"C": length}), _NUMPY[t.dtype]) for t in past
         }
+        names = [t.name for t in spec.inputs]
         for number, step in enumerate(case.passes):
             stop = len(step.ids)
             bound = length if isinstance(fixed, int) else stop
@@ -159,9 +160,10 @@ class SlicedExecutor:
                 "mask": mask,
                 **{name: _rows(cache, bound) for name, cache in caches.items()},
             }
+            feeds = {name: feeds[name] for name in names}  # the grouped form has no write_index
             rows[number], *present = session.run(feeds)
-            for name, values in zip(past, present, strict=True):
-                _rows(caches[name], bound)[...] = values
+            for tensor, values in zip(past, present, strict=True):
+                _rows(caches[tensor.name], bound)[...] = values
 
 
 def _rows(cache: NDArray[Any], count: int) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from ttt_export.graphs import (
     silent,
     write_graphs,
 )
+from ttt_export.grouped.rewrite import install, install_block, regroup
 from ttt_export.memory_plan import check_memory, plan_export
 from ttt_export.options import ExportOptions, extra_config, made_from, made_with
 from ttt_export.quality import measure_quality
@@ -83,6 +84,7 @@ def export_checkpoint(
     progress(f"reading {checkpoint_path}")
     checkpoint = open_checkpoint(checkpoint_path, options.adapter)
     cache_rows = options.cache_dim(checkpoint)
+    is_grouped = options.groups(recipe)
     presets, prompts = extra_config(checkpoint)
     check_memory(plan_export(checkpoint, recipe))
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
@@ -106,11 +108,25 @@ def export_checkpoint(
         )
         progress("validating")
         checks, judged = check_written(checkpoint, recipe, written, sequences, options.seed)
+        block: Written | None = None
+        if is_grouped:
+            grouped = regroup(checkpoint, written, options.block_body, progress, options.seed)
+            checks = [*checks, *grouped.checks]
+            written = judged = install(grouped, folder)
+            block = grouped.block
         progress("measuring quality")
         report = measure_report(checkpoint, recipe, judged, sequences, schemes, checks, folder)
         report = replace(report, codec=codec_report(bundle))
         if report.failures():
             raise GateError(report)
+        if block is not None:
+            progress("measuring quality of the decoder for blocks")
+            beside = measure_report(checkpoint, recipe, block, sequences, Counter(), [], folder)
+            report = replace(report, block_body=replace(beside, recipe=f"{recipe.name}, blocks"))
+            if beside.failures():
+                raise GateError(beside)
+            written = install_block(written, block)
+        specs = written.specs
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
         remove_twin(written)

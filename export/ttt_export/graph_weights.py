@@ -87,7 +87,7 @@ class BundleWeights:
     def __init__(
         self, folder: Path, config: ModelConfig, layout: TokenLayout, table: EmbeddingTable
     ) -> None:
-        self._decoder = GraphTensors(folder / f"{DECODER}.onnx")
+        self.decoder = GraphTensors(folder / f"{DECODER}.onnx")
         self._heads = [GraphTensors(folder / f"{n}.onnx") for n in (TEXT_HEAD, SPEECH_HEAD)]
         self._config = config
         self._layout = layout
@@ -158,7 +158,7 @@ class BundleWeights:
             part = "qkv".index(projection)
             if kind == "bias":
                 return self._vector(f"{layer}.attn.bias")[edges[part] : edges[part + 1]]
-            return self._rows(self._decoder, f"{layer}.attn.qkv", edges[part], edges[part + 1])
+            return self._rows(self.decoder, f"{layer}.attn.qkv", edges[part], edges[part + 1])
         config = self._config
         name, start, stop = {
             "o": ("attn.out", 0, config.hidden_size),
@@ -166,7 +166,7 @@ class BundleWeights:
             "gate": ("mlp.gate_up", 0, config.intermediate_size),
             "up": ("mlp.gate_up", config.intermediate_size, 2 * config.intermediate_size),
         }[projection]
-        return self._rows(self._decoder, f"{layer}.{name}", start, stop)
+        return self._rows(self.decoder, f"{layer}.{name}", start, stop)
 
     def _vector(self, name: str) -> Float32Array:
-        return self._decoder.values(name).astype(np.float32)
+        return self.decoder.values(name).astype(np.float32)

@@ -19,6 +19,7 @@ from ttt_runtime.graph_spec import CacheLayout, Dim
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
 DEFAULT_CACHE_ROWS: Final = 4096
 CACHE_TYPES: Final[Mapping[str, str]] = {"fp16": "float16", "int8": "int8"}
+BLOCK_BODIES: Final = ("int8",)  # storages of the second decoder
 MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
 
@@ -34,6 +35,7 @@ class ExportOptions:
         max_kl, min_agreement: gates instead of the recipe's.
         cache_rows: cache length of engines that need a fixed one.
         cache: element type of the K/V cache, fp16 or int8; None keeps that of the computation.
+        block_body: storage of a second decoder for forwards of many rows (int8), or None.
         sequences: file of token sequences for calibration and the report.
         speech_tokenizer, speech_decoder: folders of the GLM-4-Voice codec.
         codec_from: a bundle whose codec is taken as it is, instead of exporting one.
@@ -52,6 +54,7 @@ class ExportOptions:
     min_agreement: float | None = None
     cache_rows: int | None = None
     cache: str | None = None
+    block_body: str | None = None
     sequences: Path | None = None
     speech_tokenizer: Path | None = None
     speech_decoder: Path | None = None
@@ -82,6 +85,31 @@ class ExportOptions:
     def cache_layout(self) -> CacheLayout:
         """Layout of the cache: TensorRT takes four axes, the others bind prefixes of rows."""
         return "heads" if self.engine in FIXED_CACHE_ENGINES else "rows"
+
+    def groups(self, recipe: Recipe) -> bool:
+        """True if the decoder gets the form that onnxruntime runs fastest on a CPU.
+
+        Graphs of whole floats keep the portable form, which other devices run as well.
+
+        Raises:
+            ConfigError: a second body that is unknown or that this export cannot have.
+        """
+        fits = (
+            self.engine == "cpu"
+            and recipe.compute == "float32"
+            and self.cache_dtype(recipe) is None
+            and bool(recipe.algorithms())
+        )
+        if self.block_body is not None and self.block_body not in BLOCK_BODIES:
+            raise ConfigError(
+                f"--block-body is {self.block_body!r}; expected one of {', '.join(BLOCK_BODIES)}"
+            )
+        if self.block_body is not None and not fits:
+            raise ConfigError(
+                f"--block-body {self.block_body} is for bundles in int8 or int4 for the CPU with "
+                "a float32 cache"
+            )
+        return fits
 
     def cache_dtype(self, recipe: Recipe) -> str | None:
         """Return the cache's element type where it is not the recipe's compute type.

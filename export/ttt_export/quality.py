@@ -89,8 +89,10 @@ class GraphLogits:
         """Return logits [N, V] of hidden rows [N, hidden]."""
         rows = hidden.astype(self._dtype)
         text, speech = self._heads
-        bias = np.zeros(1, np.float32)
-        (low,) = text.run({"hidden": rows, "end_bias": bias}, ["logits"])
+        feeds: dict[str, NDArray[np.generic]] = {"hidden": rows}
+        if len(text.spec.inputs) > 1:  # a lean head leaves the ban to the runtime
+            feeds["end_bias"] = np.zeros(1, np.float32)
+        (low,) = text.run(feeds, ["logits"])
         (high,) = speech.run({"hidden": rows}, ["logits"])
         return np.concatenate((low, high), axis=1)
 

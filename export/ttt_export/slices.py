@@ -25,7 +25,7 @@ def layer_spec(decoder: GraphSpec, config: ModelConfig, index: int) -> GraphSpec
         f"decoder layer {index}",
         (
             TensorSpec(x, embeds.dtype, embeds.shape),
-            *(decoder.input(name) for name in ("positions", "write_index", "mask")),
+            *(t for t in decoder.inputs[1:] if not t.name.startswith("past_")),
             *cache,
         ),
         (

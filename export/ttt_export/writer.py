@@ -140,9 +140,13 @@ class GraphWriter:
             [value_info(t) for t in spec.outputs],
             initializer=self._initializers,
         )
+        domains = sorted({node.domain for node in self._nodes if node.domain})
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[
+                helper.make_opsetid("", OPSET),
+                *(helper.make_opsetid(domain, 1) for domain in domains),
+            ],
             ir_version=IR_VERSION,
             producer_name="ttt-export",
         )
@@ -151,4 +155,4 @@ class GraphWriter:
 
 
 def _bits(dtype: str) -> int:
-    return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "fp8": 8}[dtype]
+    return {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "uint8": 8, "fp8": 8}[dtype]

@@ -13,6 +13,8 @@ from ttt_quant.recipe import Gates
 from ttt_quant.scheme import Float32Array
 from ttt_ref.errors import ExportError
 
+NEAR = 10  # places that can still become the first
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -44,12 +46,15 @@ class EndTags:
         same: share of equal ranks.
         crossed: share in which the tag became, or ceased to be, the best row.
         mean_shift: mean number of places moved.
+        near: share of equal ranks where the checkpoint has the tag among its first ten; far down,
+            where most ranks lie, places are lost and won by nothing.
     """
 
     count: int
     same: float
     crossed: float
     mean_shift: float
+    near: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class QualityReport:
     file_bytes: Mapping[str, int] = field(default_factory=dict)
     checks: Sequence[Mapping[str, Any]] = ()
     codec: Mapping[str, Any] = field(default_factory=dict)
+    block_body: QualityReport | None = None  # the same of a second decoder, for blocks
 
     def failures(self) -> list[str]:
         """Return one line for each gate that is not reached."""
@@ -93,27 +99,33 @@ class QualityReport:
             f"{'choice':<22}{'count':>7}{'KL mean':>11}{'KL max':>11}{'equal':>9}"
             f"{'max diff':>11}{'mean diff':>11}",
         ]
-        for name, c in (("next text token", self.text), ("revealed speech token", self.speech)):
-            lines.append(
-                f"{name:<22}{c.count:>7}{c.kl_mean:>11.2e}{c.kl_max:>11.2e}{c.agreement:>9.4f}"
-                f"{c.max_diff:>11.2e}{c.mean_diff:>11.2e}"
-            )
-        tags = self.end_tags
-        lines.append(
-            f"end tags: {tags.count} ranks, {tags.same:.4f} equal, {tags.crossed:.4f} crossed the "
-            f"first place, {tags.mean_shift:.2f} places moved on average"
-        )
+        lines += self._choice_lines()
         lines += [f"matrices in {scheme}: {count}" for scheme, count in self.schemes.items()]
         total = sum(self.file_bytes.values())
         lines.append(f"bytes: {total} ({total / 2**20:.1f} MiB)")
         lines += [f"  {name}: {size}" for name, size in sorted(self.file_bytes.items())]
         lines += self._codec_lines()
+        if self.block_body is not None:
+            lines += [f"decoder for blocks: {line}" for line in self.block_body._choice_lines()]
         verdict = "; ".join(self.failures()) or "all reached"
         lines.append(
             f"gates (max_kl {self.gates.max_kl:g}, min_agreement {self.gates.min_agreement:g}): "
             f"{verdict}"
         )
         return "\n".join(lines)
+
+    def _choice_lines(self) -> list[str]:
+        lines = [
+            f"{name:<22}{c.count:>7}{c.kl_mean:>11.2e}{c.kl_max:>11.2e}{c.agreement:>9.4f}"
+            f"{c.max_diff:>11.2e}{c.mean_diff:>11.2e}"
+            for name, c in (("next text token", self.text), ("revealed speech token", self.speech))
+        ]
+        tags = self.end_tags
+        lines.append(
+            f"end tags: {tags.count} ranks, {tags.same:.4f} equal, {tags.crossed:.4f} crossed the "
+            f"first place, {tags.mean_shift:.2f} places moved on average"
+        )
+        return lines
 
     def _codec_lines(self) -> list[str]:
         """Return what the codec's own exporter measured; it has held its gates already."""
@@ -206,4 +218,5 @@ def summarize_ranks(want: NDArray[np.int64], got: NDArray[np.int64]) -> EndTags:
         float((want == got).mean()),
         float(((want == 0) != (got == 0)).mean()),
         float(np.abs(want - got).mean()),
+        float((want == got)[want < NEAR].mean()) if (want < NEAR).any() else 1.0,
     )
