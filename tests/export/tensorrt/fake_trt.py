@@ -130,6 +130,7 @@ class FakeModule(ModuleType):
             num_layers = 0
 
             def fill(self, spec: GraphSpec) -> None:
+                self.spec = spec
                 self._in, self._out = (
                     [
                         SimpleNamespace(
@@ -179,7 +180,7 @@ class FakeModule(ModuleType):
                 if module.fail_build:
                     self.logger.log(ILogger.ERROR, module.fail_build)
                     return None
-                return f"engine {module.builds} {config.told}".encode()
+                return f"engine {module.builds} {network.spec.name} {config.told}".encode()
 
         class Runtime:
             def __init__(self, logger: Any) -> None:
