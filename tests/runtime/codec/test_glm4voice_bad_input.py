@@ -54,7 +54,7 @@ def test_audio_of_a_wrong_form_is_refused(tiny_glm: TinyGlm) -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
-@pytest.mark.parametrize("channels", [1, 2, 8])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 8])
 def test_any_rate_and_channel_count_gives_the_same_length(
     tiny_glm: TinyGlm, rate: int, channels: int
 ) -> None:
@@ -109,6 +109,37 @@ def test_an_hour_of_audio_takes_the_memory_of_a_segment(tiny_glm: TinyGlm, monke
     assert tokens == 45_000
     assert peak <= 1.1 * early
     assert peak < 120e6
+
+
+class _NoVocoder:
+    """Gives silence for frames, and says how much it has to remember."""
+
+    def push(self, mel, ahead):
+        return np.zeros(mel.shape[2] * 256, np.float32)
+
+
+def test_an_hour_of_speech_takes_the_memory_of_a_window(tiny_glm: TinyGlm, monkeypatch) -> None:
+    decoder = tiny_glm.decoder.with_options(steps=1)
+    monkeypatch.setattr(
+        decoder.flow, "means", lambda tokens, index: np.zeros((1, 80, len(index)), np.float32)
+    )
+    monkeypatch.setattr(decoder.flow, "solve", lambda mu, prompt, noise: noise.copy())
+    monkeypatch.setattr(decoder, "vocoder_stream", _NoVocoder)
+    silence = np.zeros((80, 2_000), np.float32)
+    monkeypatch.setattr(decoder, "_flow_noise", lambda: lambda first, count: silence[:, :count])
+    stream = decoder.stream()
+    tracemalloc.start()
+    samples, tokens = 0, np.arange(750) % 64
+    for minute in range(60):
+        samples += len(stream.push(tokens))
+        if minute == 1:
+            early = tracemalloc.get_traced_memory()[1]
+    samples += len(stream.finish())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert samples == 45_000 * 441 // 64 * 256
+    assert peak <= 1.1 * early
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize("bad", [[64], [-1], [3, 1 << 40], [1 << 62]])
