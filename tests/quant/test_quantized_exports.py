@@ -111,8 +111,9 @@ def test_weights_are_really_in_four_bits(reports):
     kv = config.num_key_value_heads * config.head_dim
     weights = hidden * (2 * hidden + 2 * kv) + 3 * hidden * wide
     expected = config.num_hidden_layers * weights * (0.5 + 4 / 32)
+    expected += 2 * config.max_position_embeddings * (config.head_dim // 2) * 4  # rotary tables
     size = (result.path / "decoder.onnx.data").stat().st_size
-    assert expected <= size <= expected + 4096 * 2 * 4 * config.num_hidden_layers
+    assert expected <= size <= expected + 4096 * (2 * 4 * config.num_hidden_layers + 2)
 
 
 def test_int8_table_rows_are_close(reports, golden_checkpoints):
