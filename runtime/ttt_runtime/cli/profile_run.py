@@ -13,6 +13,7 @@ from ttt_ref.errors import ConfigError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.cli.progress import Progress
+from ttt_runtime.device import Device
 from ttt_runtime.fast import parse_fast
 from ttt_runtime.profiler import baseline as baselines
 from ttt_runtime.profiler.bench import ProfileOptions, generation_config
@@ -132,7 +133,8 @@ def _with(
     options: ProfileOptions, steps: int | None, block: int | None, threads: int | None
 ) -> ProfileOptions:
     changed_options = dataclasses.replace(options, steps=steps, block=block, threads=threads)
-    SessionSettings(options.device, threads)
+    Device.parse(options.device)
+    SessionSettings("cpu", threads)
     generation_config(changed_options, Bundle.open(options.bundle, "sizes"))
     return changed_options
 

@@ -1,11 +1,14 @@
-"""How near each option of `fast` stays to `exact`, and how much work it saves.
+"""How near each option of `fast` stays to `exact`, how much work it saves, and how much time.
 
     python -m ttt_runtime.profiler.agreement BUNDLE [--prompts N] [--question FILE ...]
+    python -m ttt_runtime.profiler.agreement BUNDLE --say samples/questions.txt \
+        --state docs/fast_options.json --table docs/fast_options.md
 
-Every prompt is answered with `exact`, then with each option alone (all others off). Prompts are
-the given sound files, or random codes in the bundle's chat template: what a model of trained
-weights says to noise is still its own answer, so both runs are comparable, but agreement on real
-questions is the figure to quote. Prints a Markdown table, then one JSON document in the last line.
+Every prompt is answered with `exact` and with each option alone (all others off), in pairs. Prompts
+are sound files, texts that the model itself says first (so that a trained model hears its own
+world), or random codes in the bundle's chat template. Prints a Markdown table, then one JSON
+document in the last line; `--state` and `--table` rewrite what the project says of its options
+(see `stated`), which tests hold it to.
 """
 
 from __future__ import annotations
@@ -17,44 +20,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_ref.errors import BundleError
+from ttt_ref.errors import ConfigError
 from ttt_runtime.assistant import pick_preset
-from ttt_runtime.audio import read_audio
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import Runner
 from ttt_runtime.cli.entry import run_app
-from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.cli.progress import Progress
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.fast import EXACT, FastOptions, parse_fast
-from ttt_runtime.prompt import TASKS, PromptBuilder
-from ttt_runtime.scheduler import Step
+from ttt_runtime.profiler.counting import Answer, CountingRunner, answer
+from ttt_runtime.profiler.figures import median_interval
+from ttt_runtime.profiler.prompts import question_prompts, random_prompts, said_prompts
+from ttt_runtime.profiler.stated import fingerprint, rewrite_state, rewrite_table
+from ttt_runtime.session import share_thread_pool
 
 # What is measured unless `--fast` says otherwise: one option each.
 DEFAULT_OPTIONS = (
     "constrained_heads",
-    "guidance=constant",
-    "guidance=off",
     "early_end",
     "end_slot",
     "threshold=0.9",
     "threshold=0.7",
     "frozen_blocks",
-    "block_growth=2",
+    "guidance=constant",
+    "guidance=off",
     "prior=running",
+    "block_growth=2",
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One generation: its ids, and the forwards and rows that they took."""
-
-    ids: tuple[int, ...]
-    forwards: int
-    rows: int
+_SCRIPT_GUIDANCE = GenerationConfig.preset("script").cfg_scale
+_SCRIPT_BLOCK = GenerationConfig.preset("script").block_length
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,7 @@ class Agreement:
 
     Attributes:
         option: as on a command line.
+        against: what both sides had changed in the preset ("" for nothing).
         equal_answers: share of prompts whose ids are all the same.
         equal_ids: share of ids that are the same at their position (of the longer answer).
         equal_text: share of prompts whose text ids are the same.
@@ -71,9 +69,11 @@ class Agreement:
         exact_speech_tokens: codes without.
         forwards_saved: share of the forwards (a speech token) saved; negative if there are more.
         rows_saved: share of the rows (a speech token) saved.
+        time_saved: median and 95 % interval of the time (a generated id) saved, over prompts.
     """
 
     option: str
+    against: str
     equal_answers: float
     equal_ids: float
     equal_text: float
@@ -82,6 +82,7 @@ class Agreement:
     exact_speech_tokens: int
     forwards_saved: float
     rows_saved: float
+    time_saved: dict[str, float] | None = None
 
 
 def options_alone(item: str) -> FastOptions:
@@ -99,18 +100,45 @@ def options_alone(item: str) -> FastOptions:
     return dataclasses.replace(EXACT, **changed)
 
 
-def answer(engine: SpeechEngine, prompt: Sequence[int], config: GenerationConfig) -> Answer:
-    """Answer a prompt from an empty cache, seed 0."""
-    engine.reset()
-    steps: list[Step] = []
-    ids: list[int] = []
-    for event in engine.generate(prompt, config, observer=lambda step, *_: steps.append(step)):
-        ids.extend(event.ids)
-    return Answer(tuple(ids), len(steps), sum(step.stop - step.start for step in steps))
+def fitting(item: str, config: GenerationConfig) -> tuple[GenerationConfig, str]:
+    """Return the preset on which an option can act at all, and what was changed for that.
+
+    Guidance modes need guidance: the released script's scale, if the preset has none. A slot for
+    the end tag needs a block without one: the released script's length.
+    """
+    name = item.partition("=")[0].replace("-", "_")
+    if name == "guidance" and config.cfg_scale == 0:
+        return dataclasses.replace(config, cfg_scale=_SCRIPT_GUIDANCE), (
+            f"guidance {_SCRIPT_GUIDANCE:g}"
+        )
+    if name == "end_slot" and config.block_length == _SCRIPT_BLOCK + 1:
+        blocks = config.diffusion_gen_length // config.block_length
+        length = blocks * _SCRIPT_BLOCK
+        shorter = dataclasses.replace(
+            config, block_length=_SCRIPT_BLOCK, diffusion_gen_length=length
+        )
+        return shorter, f"block {_SCRIPT_BLOCK}"
+    return config, ""
+
+
+def shortened(config: GenerationConfig, most: int) -> GenerationConfig:
+    """Return the preset with answers, and spans, of at most about so many tokens."""
+    blocks = config.diffusion_gen_length // config.block_length
+    fewer = min(blocks, max(1, most // config.block_length))
+    return dataclasses.replace(
+        config,
+        max_gen_len=min(config.max_gen_len, most),
+        diffusion_gen_length=fewer * config.block_length,
+        diffusion_steps=fewer * (config.diffusion_steps // blocks),
+    )
 
 
 def compare(
-    option: str, layout: TokenLayout, exact: Sequence[Answer], other: Sequence[Answer]
+    option: str,
+    layout: TokenLayout,
+    exact: Sequence[Answer],
+    other: Sequence[Answer],
+    against: str = "",
 ) -> Agreement:
     """Hold answers against those of `exact` to the same prompts."""
     speech = [_side(layout, a.ids, code=True) for a in (*exact, *other)]
@@ -120,6 +148,7 @@ def compare(
     exact_codes, codes = (sum(map(len, side)) for side in (exact_speech, other_speech))
     return Agreement(
         option=option,
+        against=against,
         equal_answers=_mean([a.ids == b.ids for a, b in zip(exact, other, strict=True)]),
         equal_ids=_equal([(a.ids, b.ids) for a, b in zip(exact, other, strict=True)]),
         equal_text=_mean([a == b for a, b in pairs]),
@@ -130,6 +159,7 @@ def compare(
             [a.forwards for a in exact], [b.forwards for b in other], exact_codes, codes
         ),
         rows_saved=_saved([a.rows for a in exact], [b.rows for b in other], exact_codes, codes),
+        time_saved=_time_saved(exact, other),
     )
 
 
@@ -139,63 +169,68 @@ def measure_agreement(
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     items: Sequence[str] = DEFAULT_OPTIONS,
+    *,
+    paired: bool = False,
+    progress: Progress | None = None,
 ) -> list[Agreement]:
-    """Answer all prompts with `exact` and with each option of `items` alone."""
+    """Answer all prompts with `exact` and with each option of `items` alone.
+
+    `paired` runs `exact` again beside every option, so that times can be compared.
+    """
     chosen = [(item, options_alone(item)) for item in items]
-    exact_engine = SpeechEngine(runner, layout)
-    exact = [answer(exact_engine, prompt, config) for prompt in prompts]
+    counts = CountingRunner(runner)
+    exact_engine = SpeechEngine(counts, layout)
+    known: dict[str, list[Answer]] = {}
     found = []
-    for item, options in chosen:
-        engine = SpeechEngine(runner, layout, exactness="fast", fast=options)
-        found.append(compare(item, layout, exact, [answer(engine, p, config) for p in prompts]))
+    for number, (item, options) in enumerate(chosen):
+        if progress is not None:
+            progress(f"{item}, option {number + 1} of {len(chosen)}")
+        fitted, against = fitting(item, config)
+        engine = SpeechEngine(counts, layout, exactness="fast", fast=options)
+        if paired:
+            exact, other = _pairs((exact_engine, engine), counts, prompts, fitted)
+        else:
+            if against not in known:
+                known[against] = [answer(exact_engine, counts, p, fitted) for p in prompts]
+            exact = [dataclasses.replace(a, seconds=0.0) for a in known[against]]
+            other = [answer(engine, counts, prompt, fitted) for prompt in prompts]
+        found.append(compare(item, layout, exact, other, against))
     return found
 
 
-def random_prompts(bundle: Bundle, count: int, seed: int = 0) -> list[list[int]]:
-    """Return prompts that ask 1-4 s of random codes, in the bundle's template if it has one."""
-    rng = np.random.default_rng(seed)
-    layout = bundle.config.layout
-    builder = None if bundle.config.tokenizer is None else PromptBuilder.from_bundle(bundle)
-    prompts = []
-    for _ in range(count):
-        codes = rng.integers(0, layout.num_codes, int(rng.integers(12, 50))).tolist()
-        if builder is None:
-            ids = [layout.code_to_id(code) for code in codes]
-            speech = [layout.begin_of_audio_id, *ids, layout.end_of_audio_id]
-            prompts.append([layout.im_start_id, *speech, layout.im_end_id, layout.im_start_id])
-            continue
-        task = next(t for t in TASKS if t in builder.prompts.system)
-        turn = builder.user_turn(builder.speech(codes))
-        prompts.append(builder.conversation(task) + turn)
-    return prompts
-
-
-def question_prompts(bundle: Bundle, files: Sequence[str]) -> list[list[int]]:
-    """Return prompts that ask what is said in sound files."""
-    builder = PromptBuilder.from_bundle(bundle)
-    tokenizer, _ = load_codec(bundle)
-    if tokenizer is None:
-        raise BundleError(f"bundle {bundle.config.name} has no speech tokenizer")
-    prompts = []
-    for name in files:
-        codes = tokenizer.encode(read_audio(name, tokenizer.sample_rate_hz).audio).tolist()
-        content = builder.speech(codes)
-        prompts.append(builder.conversation("answer") + builder.user_turn(content))
-    return prompts
+def _pairs(
+    engines: tuple[SpeechEngine, SpeechEngine],
+    counts: CountingRunner,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+) -> tuple[list[Answer], list[Answer]]:
+    sides: tuple[list[Answer], list[Answer]] = ([], [])
+    for engine in engines:  # what is bound or computed once is no prompt's own time
+        answer(engine, counts, prompts[0], config)
+    for number, prompt in enumerate(prompts):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            sides[side].append(answer(engines[side], counts, prompt, config))
+    return sides
 
 
 def markdown(found: Sequence[Agreement]) -> str:
     """Return the table."""
     lines = [
-        "| option alone | answers equal | ids equal | text equal | speech equal | speech tokens "
-        "| forwards saved | rows saved |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| option alone | answers equal | text equal | speech codes equal | forwards saved "
+        "| rows saved | time saved (95 %) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for a in found:
-        shares = (a.equal_answers, a.equal_ids, a.equal_text, a.equal_speech)
-        cells = [a.option, *(f"{100 * share:.1f} %" for share in shares)]
-        cells += [f"{a.speech_tokens} ({a.exact_speech_tokens})"]
-        cells += [f"{100 * share:.1f} %" for share in (a.forwards_saved, a.rows_saved)]
+        name = f"`{a.option}`" + (f" (both at {a.against})" if a.against else "")
+        shares = (a.equal_answers, a.equal_text, a.equal_speech, a.forwards_saved, a.rows_saved)
+        cells = [name, *(f"{100 * share:.1f} %" for share in shares)]
+        time = a.time_saved
+        cells.append(
+            "-"
+            if time is None
+            else f"{100 * time['median']:.0f} % ({100 * time['low']:.0f} .. "
+            f"{100 * time['high']:.0f})"
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -222,6 +257,14 @@ def _saved(exact: Sequence[int], other: Sequence[int], exact_codes: int, codes: 
     return 1.0 - sum(other) / max(codes, 1) / before if before else 0.0
 
 
+def _time_saved(exact: Sequence[Answer], other: Sequence[Answer]) -> dict[str, float] | None:
+    pairs = [(a, b) for a, b in zip(exact, other, strict=True) if a.seconds and a.ids and b.ids]
+    if not pairs:
+        return None
+    saved = [1 - b.seconds / len(b.ids) / (a.seconds / len(a.ids)) for a, b in pairs]
+    return median_interval(saved).rounded()
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -232,33 +275,60 @@ def agreement(
     question: Annotated[
         list[str] | None, typer.Option(help="Ask this sound file instead; repeatable.")
     ] = None,
+    say: Annotated[
+        Path | None, typer.Option(help="Ask the texts of this file, as the model says them.")
+    ] = None,
     fast: Annotated[
         list[str] | None, typer.Option("--fast", help="Measure this option; repeatable.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Generation preset.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Rewrite the measured part of this JSON file.")
+    ] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(help="Rewrite the table in this Markdown file (with --state); repeatable."),
+    ] = None,
 ) -> None:
     """Measure what each option of `fast` changes and saves."""
     opened = Bundle.open(bundle)
     items = tuple(fast or DEFAULT_OPTIONS)
     for item in items:
         options_alone(item)  # a mistake is told before anything is loaded
-    asked = question_prompts(opened, question) if question else random_prompts(opened, prompts)
-    config = pick_preset(opened, preset)
-    config = dataclasses.replace(config, max_gen_len=min(config.max_gen_len, max_tokens))
-    engine = SpeechEngine.from_bundle(opened, threads=threads)
-    found = measure_agreement(engine.runner, engine.layout, asked, config, items)
+    if (question and say) or (table and not state):
+        raise ConfigError("--question does not go with --say, --table not without --state")
+    config = shortened(pick_preset(opened, preset), max_tokens)
+    with Progress() as progress:
+        progress(f"loading {bundle}")
+        engine = SpeechEngine.from_bundle(opened, threads=threads)
+        if say is not None:
+            asked = said_prompts(opened, engine, config, say)
+        elif question:
+            asked = question_prompts(opened, question)
+        else:
+            asked = random_prompts(opened, prompts)
+        found = measure_agreement(
+            engine.runner, engine.layout, asked, config, items, paired=True, progress=progress
+        )
     document: dict[str, Any] = {
         "bundle": opened.config.name,
-        "prompts": "questions" if question else "random",
+        "fingerprint": fingerprint(opened),
+        "prompts": "questions" if question else "said" if say else "random",
         "prompt_count": len(asked),
         "generation": config.to_dict(),
         "options": [dataclasses.asdict(a) for a in found],
     }
-    print(markdown(found))
+    text = markdown(found)
+    if state is not None:
+        rewrite_state(state, document)
+    for path in table or ():
+        rewrite_table(path, text)
+    print(text)
     print(json.dumps(document))
 
 
 if __name__ == "__main__":
+    share_thread_pool()
     run_app(app)

@@ -105,7 +105,7 @@ def comparison_document(found: Comparison) -> dict[str, Any]:
             ratio = median_interval([y / x for x, y in pairs])
             row |= {"ratio": ratio.rounded(), "verdict": verdict(ratio)}
         rows[name] = row
-    threads = SessionSettings(found.a.device, found.a.threads).thread_count
+    threads = SessionSettings("cpu", found.a.threads).thread_count
     return {
         "compare": [
             {"side": side, "bundle": name, **describe(options), **_shape(options)}

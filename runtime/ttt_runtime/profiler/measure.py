@@ -9,6 +9,7 @@ from typing import Any
 
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.device import Device
 from ttt_runtime.profiler.bench import Bench, ProfileOptions, Turn
 from ttt_runtime.profiler.cold_start import cold_start
 from ttt_runtime.profiler.energy import EnergyMeter, find_meters
@@ -83,11 +84,12 @@ def measure(options: ProfileOptions, progress: Progress = quiet) -> Profile:
         for number in range(options.repeats):
             progress(f"turn {number + 1} of {options.repeats}")
             warm.append(bench.turn())
-    settings = SessionSettings(options.device, options.threads)
+    settings = SessionSettings("cpu", options.threads)
     peak, machine = peak_bytes(), describe_machine(settings.thread_count)
     bundle, config = bench.bundle, bench.config
     limits, work = None, {}
-    if options.limits:
+    # A GPU's bandwidth and peak are its own; those of the CPU beside it would say nothing.
+    if options.limits and Device.parse(options.device).name == "cpu":
         del bench  # the counting run loads the graphs once more
         progress("counting the work of each phase")
         work = count_work(options)

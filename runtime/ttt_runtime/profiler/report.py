@@ -120,7 +120,7 @@ def markdown(doc: Mapping[str, Any]) -> str:
 def _phase_table(doc: Mapping[str, Any]) -> list[str]:
     columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("a turn", lambda row: f"{row['count']:g}"),
-        *((f"p{q} ms", lambda row, q=q: cell(row[f"p{q}"])) for q in (50, 90, 99)),  # type: ignore[misc]
+        *((f"p{q} ms", lambda row, q=q: cell(row[f"p{q}"])) for q in (50, 90, 99)),
         ("share", lambda row: f"{row['share']:.1%}"),
     ]
     if doc["limits"] is not None:

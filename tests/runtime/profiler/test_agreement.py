@@ -79,7 +79,7 @@ def test_the_program(
     document = json.loads(out.splitlines()[-1])
     assert document["prompt_count"] == 2
     assert document["options"][0]["equal_answers"] == 1.0
-    assert "| early_end | 100.0 % |" in out
+    assert "| `early_end` | 100.0 % |" in out
     code, out, err = run(bundle, "--fast", "speedy")
     assert (code, out) == (2, "")
     assert "unknown fast option" in err

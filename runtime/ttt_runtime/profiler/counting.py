@@ -1,0 +1,73 @@
+"""One answer and what it took: ids, forwards, rows, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from ttt_ref.config import GenerationConfig
+from ttt_runtime.chooser import Runner
+from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.sampler import Floats, HeadBest
+
+
+class CountingRunner:
+    """A runner that counts its forwards and their rows, those of guidance's second row too."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.forwards = 0
+        self.rows = 0
+
+    @property
+    def capacity(self) -> int:
+        """See `chooser.Runner.capacity`."""
+        return self._runner.capacity
+
+    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+        """See `chooser.Runner.forward`."""
+        self.forwards += 1
+        self.rows += len(ids)
+        return self._runner.forward(ids, start, scratch=scratch)
+
+    def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
+        """See `chooser.Runner.text_best`."""
+        return self._runner.text_best(hidden, forbid_end=forbid_end)
+
+    def speech_best(self, hidden: Floats) -> HeadBest:
+        """See `chooser.Runner.speech_best`."""
+        return self._runner.speech_best(hidden)
+
+    def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
+        """See `chooser.Runner.text_logits`."""
+        return self._runner.text_logits(hidden, forbid_end=forbid_end)
+
+    def speech_logits(self, hidden: Floats) -> Floats:
+        """See `chooser.Runner.speech_logits`."""
+        return self._runner.speech_logits(hidden)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generation: its ids, the forwards and rows that they took, and the time."""
+
+    ids: tuple[int, ...]
+    forwards: int
+    rows: int
+    seconds: float = 0.0
+
+
+def answer(
+    engine: SpeechEngine,
+    counts: CountingRunner,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+) -> Answer:
+    """Answer a prompt from an empty cache, seed 0; `counts` is the engine's runner."""
+    engine.reset()
+    forwards, rows = counts.forwards, counts.rows
+    begin = perf_counter()
+    ids = tuple(engine.generate_ids(prompt, config))
+    seconds = perf_counter() - begin
+    return Answer(ids, counts.forwards - forwards, counts.rows - rows, seconds)

@@ -1,0 +1,67 @@
+"""What the project states of its options: one JSON file, which tables and tests follow.
+
+The file has a part for the shipped bundle and one for a fixed bundle of random weights, which does
+not change when a better model ships.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ttt_ref.errors import ConfigError
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.profiler.trace import write_whole
+
+BEGIN: Final = "<!-- fast options: begin (rewritten by ttt_runtime.profiler.agreement) -->"
+END: Final = "<!-- fast options: end -->"
+# Agreements that are stated and tested; gains in time belong to a machine.
+STATED: Final = ("equal_answers", "equal_text", "equal_speech")
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """Return the first 16 digits of the SHA-256 of the decoder's file, weights apart included."""
+    files = bundle.config.files
+    name = bundle.graph("decoder").file
+    record = files.get(f"{name}.data") or files[name]
+    return record.sha256[:16]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the file; an empty table if there is none.
+
+    Raises:
+        ConfigError: the file is something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        state = json.loads(path.read_text())
+    except ValueError:
+        state = None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path} is no JSON table; give another --state file")
+    return state
+
+
+def rewrite_state(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace the part that this document measures: random prompts are the fixed bundle's."""
+    state = read_state(path)
+    state["fixed" if document["prompts"] == "random" else "shipped"] = dict(document)
+    write_whole(path, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def rewrite_table(path: Path, table: str) -> None:
+    """Replace the table between the two marks of a Markdown file.
+
+    Raises:
+        ConfigError: the marks are missing.
+    """
+    text = path.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"{path} has no lines {BEGIN} and {END} around a table")
+    write_whole(path, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
