@@ -239,6 +239,60 @@ def test_cancelling_in_any_forward_is_seen_before_the_next(at: int) -> None:
     assert collect(made.answer(TONE))[2].history == whole.history
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_cancelling_while_the_question_is_encoded_runs_no_forward(overlap: bool) -> None:
+    made, runner = assistant(SEED, overlap=overlap)
+    cancel = threading.Event()
+    tokenizer = made.tokenizer
+    assert tokenizer is not None
+
+    class Cancelling(type(tokenizer)):  # type: ignore[misc]
+        def encode(self, audio: Audio) -> Codes:
+            cancel.set()
+            return super().encode(audio)
+
+    made.tokenizer = Cancelling()
+    text, audio, reply = collect(made.answer(TONE, cancel=cancel))
+    assert (text, len(audio), reply.reason, runner.calls) == ("", 0, "cancelled", [])
+    said = made.interrupt(reply, 0.0).history[reply.prompt_tokens :]
+    assert said == tuple(made.prompts.end_of_answer(()))  # the turn is closed, nothing is in it
+    assert running() == []
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("at", [0, 2])
+def test_cancelling_while_a_block_is_decoded_ends_sound_and_model(at: int, overlap: bool) -> None:
+    made, runner = assistant(SEED, overlap=overlap)
+    cancel = threading.Event()
+    pushes: list[int] = []
+    forwards: list[int] = []
+
+    def pushed() -> None:
+        if len(pushes) == at:
+            cancel.set()
+            forwards.append(len(runner.calls))
+        pushes.append(len(runner.calls))
+
+    made.decoder = HookedDecoder(pushed)
+    _, _, reply = collect(made.answer(TONE, cancel=cancel))
+    assert reply.reason == "cancelled"
+    assert len(pushes) == at + 1  # nothing more is decoded, whatever still waits
+    # In turn no forward follows; beside the codec the one that was running may end.
+    assert len(runner.calls) <= forwards[0] + int(overlap)
+    assert running() == []
+
+
+def test_cancelling_between_the_chunks_of_a_long_prompt() -> None:
+    cancel = threading.Event()
+    runner = HookedRunner(ToyModel(LAYOUT, SEED, taste=8.0), capacity=2048)
+    runner.hook = lambda number: cancel.set() if number == 1 else None
+    engine = SpeechEngine(runner, LAYOUT, chunk_rows=8)
+    events = list(engine.generate(list(range(40, 90)), LONG, cancel=cancel))
+    assert [type(event).__name__ for event in events] == ["DoneEvent"]
+    assert len(runner.calls) == 2
+    assert engine.kept_ids == tuple(range(40, 56))  # what was computed stays usable
+
+
 def test_underruns_are_counted_and_the_deadline_option_runs() -> None:
     made, _ = assistant(SEED, overlap=True)
     _, _, reply = collect(made.answer(TONE))
