@@ -7,7 +7,6 @@ hidden sibling folder and renamed when it is whole, so no reader ever sees half 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -48,6 +47,8 @@ def check_relative(path: str) -> PurePosixPath:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as lower-case hex."""
+    import hashlib  # late: OpenSSL takes 4 MB, and large bundles are not hashed when opened
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -22,6 +22,7 @@ from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.grouped_spec import BLOCK_DECODER, ROTARY_ROWS, is_grouped
 from ttt_runtime.heads import head_for
 from ttt_runtime.masking import write_mask
+from ttt_runtime.resident import forget_pages, whole_pieces
 from ttt_runtime.sampler import Floats, HeadBest
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
 
@@ -95,7 +96,8 @@ class OrtRunner:
         check_device(device)
         if device not in RUNS_ON:
             raise DeviceError(
-                f"device {device!r}: this version runs bundles on the CPU only; use --device cpu"
+                f"device {device!r}: this runner keeps its cache on the CPU; load the bundle with "
+                "runners.load_runner"
             )
         if bundle.config.engine not in ("cpu", "cuda"):
             # Late: the doctor imports this module for what it can run.
@@ -108,13 +110,17 @@ class OrtRunner:
             entry = bundle.graph(name)
             return GraphSession(bundle.file(entry.file), entry.spec, settings)
 
-        decoder = load(DECODER)
-        block = load(BLOCK_DECODER) if BLOCK_DECODER in bundle.config.graphs else None
+        with whole_pieces():
+            decoder = load(DECODER)
+            block = load(BLOCK_DECODER) if BLOCK_DECODER in bundle.config.graphs else None
+            text_head, speech_head = load(TEXT_HEAD), load(SPEECH_HEAD)
         _check_decoders(decoder, block, bundle.config.model)
+        if is_grouped(decoder.spec):  # its weights were all repacked
+            forget_pages([bundle.file(f"{g.file}.data") for g in bundle.config.graphs.values()])
         return cls(
             decoder,
-            load(TEXT_HEAD),
-            load(SPEECH_HEAD),
+            text_head,
+            speech_head,
             EmbeddingTable.from_bundle(bundle),
             bundle.config.layout,
             _capacity(decoder, bundle.config.model, capacity),
