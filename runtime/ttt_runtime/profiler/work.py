@@ -40,6 +40,7 @@ _CONVOLUTIONS: Final = frozenset(
     {"Conv", "ConvInteger", "FusedConv", "NhwcFusedConv", "QLinearConv"}
 )
 _ATTENTIONS: Final = frozenset({"Attention", "MultiHeadAttention"})
+_GROUPED: Final = "GroupQueryAttention"
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,29 @@ def operations(node: NodeRun) -> int:
         return 2 * inputs[0].size * (inputs[1].size // max(inputs[1].shape[0], 1))
     if name in _ATTENTIONS and len(inputs) > 1:
         return 4 * inputs[0].size * inputs[1].shape[-2]  # Q K^T, then the weights times V
+    if name == _GROUPED:
+        return 4 * node.outputs[0].size * _grouped_context(node)[0]
     return 0
+
+
+def _grouped_context(node: NodeRun) -> tuple[int, int]:
+    """Return the rows that a GroupQueryAttention attends to, and the bytes of a row of K and V.
+
+    Its cache [1, kv heads, C, D] has more rows than are written; its mask [1, 1, Q, T] tells.
+    """
+    fours = [tensor for tensor in node.inputs if len(tensor.shape) == 4]
+    if len(fours) < 2:
+        return 0, 0
+    past = fours[0]
+    rows = fours[2].shape[-1] if len(fours) > 2 else past.shape[-2]
+    return rows, 2 * past.bytes // max(past.shape[-2], 1)
 
 
 def read_bytes(node: NodeRun) -> int:
     """Return the bytes of weights, keys and values that a node reads."""
+    if node.operator == _GROUPED:
+        rows, row_bytes = _grouped_context(node)
+        return node.parameter_bytes + rows * row_bytes
     if node.operator in _ATTENTIONS:
         return node.parameter_bytes + sum(tensor.bytes for tensor in node.inputs[1:3])
     if "MatMul" in node.operator and node.parameter_bytes == 0:

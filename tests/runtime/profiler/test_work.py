@@ -39,6 +39,15 @@ def node(name: str, inputs: list[list[int]], output: list[int], parameters: int 
             4 * 2 * 16 * 10,  # two query heads a key head: the queries count
             2 * 10 * 8 * 4,
         ),
+        (  # queries with keys and values, cache of 64 rows of which 10 count, the mask
+            node(
+                "GroupQueryAttention",
+                [[1, 2, 32], [1, 2, 64, 4], [1, 2, 64, 4], [1], [], [1, 1, 2, 10]],
+                [1, 2, 16],
+            ),
+            4 * 2 * 16 * 10,
+            2 * 10 * 8 * 4,
+        ),
         (node("Add", [[1, 3, 8], [8]], [1, 3, 8], 32), 0, 0),
     ],
 )
