@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ from ttt_runtime.cli.entry import run_app
 
 # Random weights agree with nothing: figures of size and time are wanted of them, not of quality.
 OPEN_GATES = ("--max-kl", "1e9", "--min-agreement", "0")
-POLL_S = 0.5
+POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class Measured:
         decoder_bytes, heads_bytes, table_bytes: its large parts.
         seconds: from the start of the process to its end.
         peak_bytes: largest resident memory, mapped file pages included.
-        anonymous_bytes: largest of what is not a file's page, polled twice a second.
+        anonymous_bytes: largest of what is not a file's page, polled ten times a second.
+        peak_stage: what the exporter was at when its resident memory was largest.
         planned_bytes: what the plan had said.
+        stages: seconds of each stage, by what the exporter said when it began.
     """
 
     checkpoint: str
@@ -56,14 +58,20 @@ class Measured:
     seconds: float
     peak_bytes: int
     anonymous_bytes: int
+    peak_stage: str
     planned_bytes: int
+    stages: Mapping[str, float]
 
 
 class _Watch:
-    """Polls the anonymous memory of a process until it ends."""
+    """Polls the memory of a process, and what it says that it is doing, until it ends."""
 
-    def __init__(self, pid: int) -> None:
-        self.peak_bytes = 0
+    def __init__(self, pid: int, said: Path) -> None:
+        self.anonymous_bytes = 0
+        self.resident_bytes = 0
+        self.peak_stage = "start"
+        self.stages: dict[str, float] = {}
+        self._said = said
         self._process = psutil.Process(pid)
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
@@ -74,8 +82,17 @@ class _Watch:
                 info = self._process.memory_info()
             except psutil.Error:
                 return
-            self.peak_bytes = max(self.peak_bytes, info.rss - info.shared)
+            stage = self._stage()
+            self.stages[stage] = self.stages.get(stage, 0.0) + POLL_S
+            self.anonymous_bytes = max(self.anonymous_bytes, info.rss - info.shared)
+            if info.rss > self.resident_bytes:
+                self.resident_bytes, self.peak_stage = info.rss, stage
             time.sleep(POLL_S)
+
+    def _stage(self) -> str:
+        lines = self._said.read_text(errors="replace").splitlines()
+        begun = [line for line in lines if line.startswith("... ")]
+        return begun[-1].removeprefix("... ").split(",")[0].split("/")[0] if begun else "start"
 
 
 def measure_export(
@@ -106,7 +123,7 @@ def measure_export(
         start = time.perf_counter()
         with said.open("wb") as log:
             child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
-        watch = _Watch(child.pid)
+        watch = _Watch(child.pid, said)
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -125,8 +142,10 @@ def measure_export(
         sum(size for name, size in sizes.items() if name.startswith("embeddings.")),
         seconds,
         usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        watch.peak_bytes,
+        watch.anonymous_bytes,
+        watch.peak_stage,
         plan.peak_bytes,
+        {stage: round(spent, 1) for stage, spent in watch.stages.items()},
     )
 
 
@@ -134,16 +153,16 @@ def table(rows: Sequence[Measured]) -> str:
     """Return the measurements as a Markdown table; GB and MB are powers of ten."""
     lines = [
         "| checkpoint | precision | bundle | decoder | heads | embeddings | time "
-        "| peak resident | of it anonymous | planned |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| peak resident | planned | of it anonymous | peak while |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         parts = (row.bundle_bytes, row.decoder_bytes, row.heads_bytes, row.table_bytes)
-        memory = (row.peak_bytes, row.anonymous_bytes, row.planned_bytes)
+        memory = (row.peak_bytes, row.planned_bytes, row.anonymous_bytes)
         lines.append(
             f"| {row.checkpoint} | {row.precision} {row.engine} "
             f"| {' | '.join(f'{part / 1e6:,.0f} MB' for part in parts)} | {row.seconds:.0f} s "
-            f"| {' | '.join(f'{part / 1e9:.2f} GB' for part in memory)} |"
+            f"| {' | '.join(f'{part / 1e9:.2f} GB' for part in memory)} | {row.peak_stage} |"
         )
     return "\n".join(lines)
 

@@ -3,8 +3,8 @@
 Exports the checkpoint under every variant of `quality_variants`, with open gates, and puts the
 quality reports side by side. With ``--data`` (the test recordings of the recipe of the shipped
 model) each bundle is also asked: answers exactly right, and the word error rate of what it says.
-Every row is kept in FOLDER as JSON, so the same command goes on where it was stopped. All rows but
-the last hold the codec in float32: they tell what the model's precision does, not the codec's.
+Every row is kept in FOLDER as JSON, so the same command goes on where it was stopped. Rows
+without "its codec" hold the codec in float32: they tell what the model's precision does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def export_variant(checkpoint: Path, variant: Variant, work: Path, donor: Path |
         recipe.write_text(variant.recipe, encoding="utf-8")
     options = ExportOptions(
         precision=variant.precision,
+        engine=variant.engine,
+        engines=False,
         recipe=recipe,
+        cache=variant.cache,
         codec_from=None if variant.own_codec else donor,
         force=True,
         max_kl=1e9,
@@ -79,7 +82,7 @@ def measure_row(
         bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, data))
         shutil.copyfile(bundle / "export_report.json", report)
     row = {"name": variant.name, **json.loads(report.read_text(encoding="utf-8"))}
-    if data is not None:
+    if data is not None and variant.engine == "cpu":
         if not heard.is_file():
             if bundle is None:
                 donor = _donor(checkpoint, folder, data)
@@ -114,7 +117,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for voices in ("known voices", "new voices")
     ]
     fixed = ("model", "MB", "text KL", "text equal", "speech KL", "speech equal")
-    tags = ("end tags: same rank", "gained or lost the first place")
+    tags = ("end tags: same rank in the first ten", "gained or lost the first place")
     heads = [*fixed, *tags, *titles]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for row in rows:
@@ -124,7 +127,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{sum(row['file_bytes'].values()) / 1e6:.2f}",
             *(f"{text['kl_mean']:.1e}", f"{100 * text['agreement']:.2f} %"),
             *(f"{speech['kl_mean']:.1e}", f"{100 * speech['agreement']:.2f} %"),
-            *(f"{100 * ends['same']:.1f} %", f"{100 * ends['crossed']:.2f} %"),
+            *(f"{100 * ends['near']:.1f} %", f"{100 * ends['crossed']:.2f} %"),
         ]
         for title, *values in row.get("heard", ()):
             if title.startswith(HEARD):

@@ -28,12 +28,16 @@ class Variant:
         precision: what the export is called with.
         recipe: TOML text, the name of one of our recipes, or None for the precision's default.
         own_codec: export the codec in this precision too, as a user's export does.
+        engine: what the graphs are made for; those for others than the CPU are not heard.
+        cache: type of the K/V cache, None as computed.
     """
 
     name: str
     precision: str
     recipe: str | None = None
     own_codec: bool = False
+    engine: str = "cpu"
+    cache: str | None = None
 
 
 def _toml(name: str, rules: Sequence[_RuleText], level: str, symmetric: bool = True) -> str:
@@ -87,6 +91,11 @@ def variants() -> list[Variant]:
         # What 8-bit activations cost.
         _integer("int8 b128 rtn, exact activations", [("*", "int8", 128, "rtn")], _EXACT),
         _integer("int4 b128 rtn, exact activations", [head, rest], _EXACT),
+        # What a narrower cache costs.
+        Variant("fp32, cache fp16", "fp32", cache="fp16"),
+        Variant("fp32, cache int8", "fp32", cache="int8"),
+        # Inputs and weights in float8, computed in float16: for TensorRT.
+        Variant("fp8", "fp8", engine="rtx"),
         # What a user gets.
         Variant("recipe int8-cpu with its codec", "int8", None, own_codec=True),
         Variant("recipe int4-cpu with its codec", "int4", None, own_codec=True),

@@ -151,6 +151,8 @@ def test_integer_weights(copy, tmp_path):
     [
         ({"precision": "int2"}, "int2"),
         ({"engine": "tpu"}, "tpu"),
+        ({"precision": "fp8", "engine": "cpu"}, "fp8 with engine cpu"),
+        ({"precision": "fp8", "engine": "cuda"}, "fp8 with engine cuda"),
         ({"cache_rows": 128}, "--cache-rows"),
         ({"engine": "rtx", "cache_rows": 10**6}, "--cache-rows"),
         ({"max_kl": -1.0}, "max_kl"),
@@ -217,10 +219,15 @@ def test_revision_of_a_folder(tied):
         find_checkpoint(str(tied), revision="main")
 
 
-def test_half_precision_checkpoint_is_read(copy, tied):
+@pytest.mark.parametrize(("dtype", "rtol"), [("float16", 1e-3), ("bfloat16", 8e-3)])
+def test_half_precision_checkpoint_is_read(copy, tied, dtype, rtol):
+    import torch
+    from safetensors.torch import save_file as save_tensors
+
     weights = load_file(copy / "model.safetensors")
-    save_file({k: v.astype(np.float16) for k, v in weights.items()}, copy / "model.safetensors")
+    narrow = {k: torch.from_numpy(v).to(getattr(torch, dtype)) for k, v in weights.items()}
+    save_tensors(narrow, copy / "model.safetensors")
     got = open_checkpoint(copy).weights
     want = open_checkpoint(tied).weights
     name = "model.layers.0.mlp.down_proj.weight"
-    np.testing.assert_allclose(tensor(got, name), tensor(want, name), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(tensor(got, name), tensor(want, name), rtol=rtol, atol=1e-6)

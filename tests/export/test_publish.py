@@ -154,6 +154,25 @@ def test_force_replaces_bundles_only(tied, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis"]
 
 
+def test_engines_can_be_left_to_the_device(tied, tmp_path, capsys, monkeypatch):
+    """--no-engines was read and then forgotten: the builder ran all the same."""
+    from ttt_export import export
+
+    def forbidden(*_, **__):
+        raise AssertionError("an engine was to be built")
+
+    for name in ("check_builder", "build_graph_engines"):
+        monkeypatch.setattr(export, name, forbidden)
+    out = tmp_path / "out"
+    words = ["-p", "fp16", "-e", "tensorrt", "--no-engines", "--cache-rows", "192"]
+    code, _, error = run_cli(capsys, "-m", str(tied), str(out), *words)
+    assert code == 0, error
+    bundle = Bundle.open(out)
+    assert bundle.config.engine == "tensorrt"
+    assert not (out / "engines").exists()
+    assert bundle.graph("decoder").spec.input("past_k.0").shape[2] == 192
+
+
 def test_gate_error_prints_the_table(tied, tmp_path, capsys):
     code, said, error = run_cli(
         capsys, "-m", str(tied), "-p", "int4", str(tmp_path / "out"), "--max-kl", "0"
@@ -250,6 +269,26 @@ def test_read_only_target(tied, tmp_path, monkeypatch, capsys):
     assert code == 2
     assert "permission denied" in error.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_really_read_only_target(tied, tmp_path, capsys):
+    """A file system mounted read-only where mounting is permitted; where not, a mode without w."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    mounted = can_mount(closed, "1m,ro")
+    if not mounted and os.geteuid() == 0:
+        pytest.skip("root may write anywhere and may not mount here")
+    closed.chmod(closed.stat().st_mode if mounted else 0o555)
+    try:
+        code, _, error = run_cli(capsys, "-m", str(tied), str(closed / "out"))
+        assert code == 2
+        assert "permission denied" in error.strip().splitlines()[-1]
+        assert list(closed.iterdir()) == []
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(closed)], check=True)
+        else:
+            closed.chmod(0o755)
 
 
 def test_ctrl_c_leaves_nothing(tied, tmp_path, monkeypatch, capsys):

@@ -40,7 +40,12 @@ kind = "float16"
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_pair_has_a_recipe_for_every_matrix(precision, engine):
+    if precision == "fp8" and engine not in ("tensorrt", "rtx"):
+        with pytest.raises(ConfigError, match="fp8"):
+            default_recipe(precision, engine)
+        return
     recipe = default_recipe(precision, engine)
+    recipe.check_engine(engine)
     for name in MATRICES:
         recipe.scheme(name, 36).fitted(2048)
     if precision in ("int8", "int4"):

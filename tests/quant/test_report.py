@@ -47,7 +47,9 @@ def test_ranks():
     logits = np.array([[5.0, 1, 3, 2], [0, 9, 1, 2]], np.float32)
     assert end_tag_ranks(logits, [1, 2]).tolist() == [[3, 1], [0, 2]]
     tags = summarize_ranks(np.array([[3, 1], [0, 2]]), np.array([[3, 0], [1, 2]]))
-    assert tags == EndTags(count=4, same=0.5, crossed=0.5, mean_shift=0.5)
+    assert tags == EndTags(count=4, same=0.5, crossed=0.5, mean_shift=0.5, near=0.5)
+    far = summarize_ranks(np.array([[30, 1], [20, 2]]), np.array([[31, 1], [22, 2]]))
+    assert (far.same, far.near) == (0.5, 1.0)
 
 
 def report(kl=0.01, equal=0.99):
