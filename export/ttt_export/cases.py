@@ -17,6 +17,10 @@ from ttt_ref.config import TokenLayout
 
 IntArray = NDArray[np.int64]
 
+BLOCK = 26
+# Of a model that is checked layer by layer: the same situations, with half the rows to compute.
+SHORT_BLOCK = 9
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -77,8 +81,8 @@ def _follow(*stages: tuple[list[int], int]) -> tuple[Pass, ...]:
     return tuple(Pass(tuple(ids), start) for ids, start in stages)
 
 
-def decoder_cases(layout: TokenLayout, seed: int = 0) -> list[Case]:
-    """Return the cases that every exported decoder is held to."""
+def decoder_cases(layout: TokenLayout, seed: int = 0, block: int = BLOCK) -> list[Case]:
+    """Return the cases that every exported decoder is held to, with spans in blocks of `block`."""
     make = SequenceMaker(layout, seed)
     text, user, more = make.text(9), make.codes(17), make.text(6)
     prompt = [*text, layout.begin_of_audio_id, *user, layout.end_of_audio_id, *more]
@@ -88,15 +92,15 @@ def decoder_cases(layout: TokenLayout, seed: int = 0) -> list[Case]:
         Case("text steps", _steps(prompt, make.text(4))),
     ]
     opened = [*prompt, layout.begin_of_audio_id]
-    blocks = [make.masks(26), make.half_revealed(26), make.codes(26)]
+    blocks = [make.masks(block), make.half_revealed(block), make.codes(block)]
     cases.append(
         Case(
             "open span",
-            _follow((opened, 0), *(([*opened, *block], len(opened)) for block in blocks)),
+            _follow((opened, 0), *(([*opened, *codes], len(opened)) for codes in blocks)),
         )
     )
-    span = [*opened, *make.codes(26)]
-    longer = [*span, *make.masks(26)]
+    span = [*opened, *make.codes(block)]
+    longer = [*span, *make.masks(block)]
     cases.append(Case("open span of two blocks", _follow((opened, 0), (longer, len(opened)))))
     closed = [*span, layout.end_of_audio_new_id]
     after = [*closed, *make.text(1)]

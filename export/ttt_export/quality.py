@@ -32,7 +32,7 @@ Float32Array = NDArray[np.float32]
 BLOCK = 26
 # Compared at most; a model whose decoder is run layer by layer gets by with less.
 MAX_SEQUENCES = {False: 80, True: 4}
-MAX_BLOCKS = {False: 128, True: 6}
+MAX_BLOCKS = {False: 128, True: 4}
 MAX_TEXT_ROWS = 1024
 # Logits of this many rows are in memory at a time (times the vocabulary, times 8 bytes).
 CHUNK_ROWS = 32

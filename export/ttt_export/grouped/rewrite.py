@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ttt_export.cases import decoder_cases
+from ttt_export.cases import BLOCK, SHORT_BLOCK, decoder_cases
 from ttt_export.checks import Check, ValidationError
 from ttt_export.decoder_graph import layer_matrices
 from ttt_export.executors import Written, executor_for
@@ -159,7 +159,7 @@ def _exact(written: Written) -> Written:
 
 def _check_same(portable: Written, grouped: Written, seed: int) -> list[Check]:
     """Compare both forms' hidden rows, and look for leaks in the new one."""
-    cases = decoder_cases(portable.layout, seed)
+    cases = decoder_cases(portable.layout, seed, SHORT_BLOCK if portable.is_large else BLOCK)
     want = executor_for(portable.with_attributes(**EXACT_PRODUCTS)).hidden(cases)
     twin = _exact(grouped)
     got = executor_for(twin).hidden(cases)
@@ -196,7 +196,7 @@ def _check_rows(portable: Written, block: Written, seed: int) -> list[Check]:
     source.decoder = RowTensors(block.path(DECODER))
     reference = StreamedReference(block.config, block.layout, source, head_name="lm_head.weight")
     twin = _exact(block)
-    cases = decoder_cases(block.layout, seed)
+    cases = decoder_cases(block.layout, seed, SHORT_BLOCK if block.is_large else BLOCK)
     checks = check_decoder(reference, executor_for(twin), cases, TOLERANCES["float32"])
     shutil.rmtree(twin.folder)
     checks = [replace(check, name=f"block {check.name}") for check in checks]
