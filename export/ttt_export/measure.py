@@ -124,7 +124,14 @@ def measure_export(
         with said.open("wb") as log:
             child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
         watch = _Watch(child.pid, said)
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:  # stopped from outside: the export must not go on alone
+            seen = f"{watch.resident_bytes / 1e9:.2f} GB resident at most, {watch.stages}"
+            print(f"{checkpoint.name} {precision} stopped; so far {seen}", file=sys.stderr)
+            child.terminate()
+            child.wait()
+            raise
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode != 0:
