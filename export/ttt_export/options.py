@@ -19,6 +19,8 @@ from ttt_runtime.graph_spec import CacheLayout, Dim
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
 DEFAULT_CACHE_ROWS: Final = 4096
 CACHE_TYPES: Final[Mapping[str, str]] = {"fp16": "float16", "int8": "int8"}
+ACCURACY: Final = "session.qdq_matmulnbits_accuracy_level"
+ROUNDED: Final = "4"  # inputs of 4/8-bit products in 8 bit
 BLOCK_BODIES: Final = ("int8",)  # storages of the second decoder
 MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
@@ -99,6 +101,7 @@ class ExportOptions:
             and recipe.compute == "float32"
             and self.cache_dtype(recipe) is None
             and bool(recipe.algorithms())
+            and recipe.session.get(ACCURACY) == ROUNDED  # the grouped products always round
         )
         if self.block_body is not None and self.block_body not in BLOCK_BODIES:
             raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +127,20 @@ def to_onnx(
     dynamic: tuple[dict[int, Any] | None, ...],
 ) -> onnx.ModelProto:
     """Export one module with the names of its spec; the traced shapes stay open where asked."""
-    program = torch.onnx.export(
-        module.eval(),
-        example,
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=[t.name for t in spec.inputs],
-        output_names=[t.name for t in spec.outputs],
-        dynamic_shapes=dynamic,
-        verbose=False,
-    )
+    # torch tells every user that torchvision is missing, which nothing here wants.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[t.name for t in spec.inputs],
+            output_names=[t.name for t in spec.outputs],
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     for node in [*model.graph.node, *(n for f in model.functions for n in f.node)]:
