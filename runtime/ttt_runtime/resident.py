@@ -83,6 +83,6 @@ def _clean_mappings(names: set[str]) -> list[tuple[int, int, int]]:
             place = (int(header[1], 16), int(header[2], 16)) if ours else None
         elif place is not None and line.startswith("Rss:"):
             resident = int(line.split()[1]) * 1024
-        elif place is not None and line.startswith("Private_Dirty:") and line.split()[1] == "0":
+        elif place is not None and line.startswith("Anonymous:") and line.split()[1] == "0":
             found.append((*place, resident))
     return found
