@@ -114,5 +114,6 @@ def check_placement(session: Any, graph: str, device: Device) -> None:
     if left:
         raise DeviceError(
             f"graph {graph}: device {device.name!r} cannot run {', '.join(sorted(left))}, and "
-            "onnxruntime would do it on the CPU; update onnxruntime, or choose --device cpu"
+            "onnxruntime would do it on the CPU; update onnxruntime, or choose --device cpu (for a "
+            f"graph of the codec: --device {device.name}/cpu)"
         )

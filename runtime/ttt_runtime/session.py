@@ -205,9 +205,12 @@ class GraphSession:
             recording.add(self.ort_session)
         active = self.ort_session.get_providers()
         if active[0] != provider:
+            from ttt_runtime.doctor.engines import explain_missing  # late, see check_device
+
+            reason = explain_missing(device.name) or "check the driver"
             raise DeviceError(
-                f"device {settings.device!r} could not be started: onnxruntime fell back to "
-                f"{active[0]}; check the driver, or choose --device cpu"
+                f"device {settings.device!r} could not be started, onnxruntime fell back to "
+                f"{active[0]}: {reason}; or choose --device cpu"
             )
         if with_gpu:
             check_placement(self.ort_session, path.name, device)

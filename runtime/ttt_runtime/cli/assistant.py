@@ -23,7 +23,9 @@ Bundle = Annotated[
     typer.Option("--bundle", "-b", help="Bundle folder; default: the one shipped inside."),
 ]
 Preset = Annotated[str | None, typer.Option(help="Generation preset; default: the bundle's first.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, tensorrt or rtx. Never falls back.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, tensorrt or rtx (cuda:1+graphs, rtx/cpu). Never falls back.")
+]
 Exactness = Annotated[str, typer.Option(help="reference, exact or fast.")]
 Fast = Annotated[
     list[str] | None,

@@ -50,7 +50,9 @@ def profile(
     threads: Annotated[
         str | None, typer.Option(help="CPU threads (default: all CPUs); a list makes a sweep.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, tensorrt or rtx.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, tensorrt or rtx (cuda:1+graphs, rtx/cpu).")
+    ] = "cpu",
     exactness: Annotated[str, typer.Option(help="reference, exact or fast.")] = "exact",
     fast: Annotated[
         list[str] | None,

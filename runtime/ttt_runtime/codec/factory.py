@@ -7,7 +7,9 @@ from importlib import import_module
 from ttt_ref.errors import BundleError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
+from ttt_runtime.device import Device
 from ttt_runtime.session import SessionSettings
+from ttt_runtime.tensorrt.api import FLAVOURS
 
 # Codec type -> module with `load(bundle, settings) -> (SpeechTokenizer, SpeechDecoder)`.
 _MODULES = {
@@ -16,10 +18,25 @@ _MODULES = {
 }
 
 
+def codec_device(device: str) -> str:
+    """Return where the codec runs when the model runs on `device`: `cpu` or `cuda:N`.
+
+    As the device's name says (`rtx/cpu`); else beside the model, and for engines on the same GPU
+    where onnxruntime's CUDA provider loads, on the CPU where it does not. `ttt-doctor` tells which.
+    """
+    parsed = Device.parse(device)
+    place = parsed.codec or parsed.name
+    if place in FLAVOURS:
+        from ttt_runtime.doctor.engines import check_engine  # late: it tries engines
+
+        place = "cuda" if check_engine("cuda").loads else "cpu"
+    return place if place == "cpu" else f"{place}:{parsed.index}"
+
+
 def load_codec(
     bundle: Bundle, device: str = "cpu", *, threads: int | None = None
 ) -> tuple[SpeechTokenizer, SpeechDecoder]:
-    """Load the bundle's codec.
+    """Load the bundle's codec; see `codec_device` for where.
 
     Raises:
         BundleError: the bundle has no codec, one of an unknown type, or one with another code
@@ -39,7 +56,7 @@ def load_codec(
     module = import_module(_MODULES[entry.type])
     tokenizer: SpeechTokenizer
     decoder: SpeechDecoder
-    tokenizer, decoder = module.load(bundle, SessionSettings(device, threads))
+    tokenizer, decoder = module.load(bundle, SessionSettings(codec_device(device), threads))
     if tokenizer.num_codes != bundle.config.layout.num_codes:
         raise BundleError(
             f"bundle {bundle.config.name}: the codec has {tokenizer.num_codes} codes, the model "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any, Final
 from ttt_ref.errors import DeviceError
 from ttt_runtime.device import DEVICES
 from ttt_runtime.doctor.gpu import GpuReport, probe_gpus
+from ttt_runtime.doctor.versions import cuda_mismatch, library_cuda
+from ttt_runtime.gpu.cuda import INSTALL
 from ttt_runtime.placement import preload_cuda, quiet_log
 from ttt_runtime.session import PROVIDERS
 from ttt_runtime.tensorrt.api import FLAVOURS, load_backend
@@ -67,6 +70,7 @@ def check_engine(
     gpus: GpuReport | None = None,
     load_ort: Callable[[], Any] = import_onnxruntime,
     load_api: Callable[[str], Any] = load_backend,
+    has_bindings: Callable[[], bool] | None = None,
 ) -> EngineStatus:
     """Try one engine.
 
@@ -75,6 +79,7 @@ def check_engine(
         gpus: GPUs of this machine; None asks the driver where it matters.
         load_ort: imports onnxruntime.
         load_api: imports a TensorRT API.
+        has_bindings: tells whether cuda-bindings is installed; None looks.
 
     Raises:
         DeviceError: no engine of this name exists.
@@ -82,7 +87,8 @@ def check_engine(
     if name not in ENGINES:
         raise DeviceError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
     if name in FLAVOURS:
-        return _check_tensorrt(name, gpus or probe_gpus(), load_api)
+        look = has_bindings or has_cuda_bindings
+        return _check_tensorrt(name, gpus or probe_gpus(), load_api, look)
     return _check_onnxruntime(name, gpus, load_ort)
 
 
@@ -120,7 +126,8 @@ def _check_onnxruntime(
         if not gpus.gpus:
             fix = "install the NVIDIA driver"
             return EngineStatus(name, False, version=version, problem=gpus.problem, fix=fix)
-    if name != "cpu":
+        if (mismatch := cuda_mismatch(library_cuda(name), gpus)) is not None:
+            return EngineStatus(name, False, version=version, problem=mismatch)
         preload_cuda(ort)
     with quiet_log(ort):
         stopped = _start(ort, provider)
@@ -159,7 +166,9 @@ def _missing_library(ort: Any) -> str | None:
     return None
 
 
-def _check_tensorrt(name: str, gpus: GpuReport, load_api: Callable[[str], Any]) -> EngineStatus:
+def _check_tensorrt(
+    name: str, gpus: GpuReport, load_api: Callable[[str], Any], has_bindings: Callable[[], bool]
+) -> EngineStatus:
     try:
         version = str(load_api(name).version)
     except DeviceError as error:
@@ -177,4 +186,17 @@ def _check_tensorrt(name: str, gpus: GpuReport, load_api: Callable[[str], Any]) 
         problem = f"{gpu.name} is {gpu.architecture}, engines built ahead of time need sm_86"
         fix = f"ttt-engines BUNDLE --architecture {gpu.architecture}"
         return EngineStatus(name, False, can_build, version, problem, fix)
+    if (mismatch := cuda_mismatch(library_cuda(name), gpus)) is not None:
+        return EngineStatus(name, False, can_build, version, mismatch)
+    if not has_bindings():
+        problem = "the package cuda-bindings, which reaches the GPU, is not installed"
+        return EngineStatus(name, False, can_build, version, problem, INSTALL)
     return EngineStatus(name, True, can_build, version)
+
+
+def has_cuda_bindings() -> bool:
+    """Tell whether the bindings of the CUDA driver are installed."""
+    try:
+        return importlib.util.find_spec("cuda.bindings.driver") is not None
+    except ModuleNotFoundError:  # not even the package around them
+        return False

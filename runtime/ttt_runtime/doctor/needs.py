@@ -10,10 +10,12 @@ from ttt_runtime.bundle import Bundle
 from ttt_runtime.doctor.engines import EngineStatus, check_engine
 from ttt_runtime.doctor.gpu import Gpu, GpuReport, probe_gpus
 from ttt_runtime.doctor.machine import Memory, read_memory
-from ttt_runtime.graph_spec import DECODER
-from ttt_runtime.ort_runner import DEFAULT_CAPACITY, RUNS_ON
+from ttt_runtime.doctor.versions import cuda_mismatch, library_cuda, precision_mismatch
+from ttt_runtime.gpu.engine_runner import find_bundle_engine
+from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.ort_runner import DEFAULT_CAPACITY
 from ttt_runtime.tensorrt.api import FLAVOURS, load_backend, version_tuple
-from ttt_runtime.tensorrt.loader import ENGINE_FOLDER, find_engine
+from ttt_runtime.tensorrt.loader import ENGINE_FOLDER
 
 # Beside weights and cache: the interpreter, onnxruntime itself and the activations.
 PROGRAM_BYTES: Final = 200 * 2**20
@@ -69,8 +71,11 @@ def bundle_needs(
     status = status or check_engine(engine, gpus=gpus)
     needs = [_engine_need(bundle, status)]
     needs += _version_needs(bundle, status)
+    if engine != "cpu" and gpus.gpus:
+        needs += _gpu_needs(bundle, gpus)
     if engine in FLAVOURS:
         needs += _engine_file_needs(bundle, status, gpus)
+    needs += _codec_need(bundle, gpus)
     needs.append(_memory_need(bundle, memory or read_memory(), gpus))
     return needs
 
@@ -99,10 +104,8 @@ def _engine_need(bundle: Bundle, status: EngineStatus) -> Need:
     engine = bundle.config.engine
     name = f"engine {engine}"
     line = status.line()
-    if line is None and engine in RUNS_ON:
-        return Need(name, True, f"version {status.version}")
     if line is None:
-        line = f"this version of ttt-edge runs bundles on {', '.join(RUNS_ON)} only"
+        return Need(name, True, f"version {status.version}")
     # Plain graphs also run on the CPU, whose kernels know no bfloat16 products.
     if engine == "cuda" and bundle.config.precision != "bf16" and check_engine("cpu").loads:
         return Need(name, True, f"not here ({line}), but --device cpu runs this bundle too")
@@ -120,17 +123,43 @@ def _version_needs(bundle: Bundle, status: EngineStatus) -> list[Need]:
     return [Need("onnxruntime", not is_older, text)]
 
 
+def _gpu_needs(bundle: Bundle, gpus: GpuReport) -> list[Need]:
+    gpu, built_for = gpus.gpus[0], library_cuda(bundle.config.engine)
+    needs = []
+    if built_for is not None and gpus.cuda is not None:
+        mismatch = cuda_mismatch(built_for, gpus)
+        text = f"built for CUDA {built_for}, the driver offers {gpus.cuda}"
+        needs.append(Need("CUDA", mismatch is None, mismatch or text))
+    mismatch = precision_mismatch(bundle.config.precision, gpu)
+    text = f"{bundle.config.precision} on {gpu.name}, {gpu.architecture}"
+    needs.append(Need("GPU", mismatch is None, mismatch or text))
+    return needs
+
+
+def _codec_need(bundle: Bundle, gpus: GpuReport) -> list[Need]:
+    """Say where the codec will run; it needs onnxruntime whatever runs the model."""
+    if bundle.config.codec is None:
+        return []
+    engine = bundle.config.engine
+    place = engine
+    if engine in FLAVOURS:
+        place = "cuda" if check_engine("cuda", gpus=gpus).loads else "cpu"
+    line = check_engine(place, gpus=gpus).line()
+    if line is not None and place == "cuda":
+        place, line = "cpu", check_engine("cpu").line()
+    text = f"runs on {place}" if line is None else f"needs onnxruntime: {line}"
+    return [Need("codec", line is None, text)]
+
+
 def _engine_file_needs(bundle: Bundle, status: EngineStatus, gpus: GpuReport) -> list[Need]:
     if status.version is None:
         return []
     backend = load_backend(bundle.config.engine)
     gpu: Gpu | None = gpus.gpus[0] if gpus.gpus else None
     needs = []
-    for name, entry in bundle.config.graphs.items():
+    for name in (DECODER, TEXT_HEAD, SPEECH_HEAD):
         try:
-            found = find_engine(
-                bundle.path / ENGINE_FOLDER, name, bundle.file(entry.file), backend, gpu
-            )
+            found = find_bundle_engine(bundle, name, backend, gpu)
             needs.append(Need(f"engine of {name}", True, found.path.name))
         except (DeviceError, BundleError) as error:
             needs.append(Need(f"engine of {name}", False, str(error)))

@@ -55,6 +55,9 @@ class Memory(Protocol):
     def allocate(self, size: int) -> Block:
         """Return a block of `size` bytes; it lives as long as the object does."""
 
+    def synchronize(self) -> None:
+        """Wait until the device has done what was given to it."""
+
 
 class Packed:
     """Several tensors in one block.

@@ -79,6 +79,9 @@ class OrtMemory:
             ) from None
         return OrtBlock(value, size)
 
+    def synchronize(self) -> None:
+        """Return at once: onnxruntime's runs and copies are over when they return."""
+
 
 class OrtGraph:
     """A session whose tensors lie in an OrtMemory; see `graph.Graph`.

@@ -125,6 +125,10 @@ class DeviceRunner:
         """See `chooser.Runner.speech_logits`."""
         return self._speech.logits(hidden)
 
+    def wait(self) -> None:
+        """Return when the device has done everything that was given to it (for measurement)."""
+        self._memory.synchronize()
+
     def _embed(self, ids: NDArray[np.int64], out: NDArray[np.generic]) -> None:
         if self._float == "float32":
             self._embeddings.gather(ids, cast(NDArray[np.float32], out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from ttt_ref.errors import DeviceError
 from ttt_runtime.doctor.engines import check_engine, explain_missing
 from ttt_runtime.doctor.gpu import Gpu, GpuReport
+from ttt_runtime.doctor.versions import cuda_mismatch, library_cuda, precision_mismatch
 from ttt_runtime.session import PROVIDERS, check_device
 
 HERE = GpuReport(gpus=(Gpu(0, "RTX 4090", (8, 9)),))
@@ -85,11 +87,60 @@ def test_rtx_builds_without_a_gpu_and_tensorrt_does_not() -> None:
         status = check_engine(name, gpus=NOWHERE, load_api=api)
         assert (status.loads, status.builds) == (False, builds)
         assert "libcuda" in str(status.line())
-        assert check_engine(name, gpus=HERE, load_api=api).loads
+        assert check_engine(name, gpus=HERE, load_api=api, has_bindings=lambda: True).loads
     old = check_engine("rtx", gpus=TURING, load_api=api)
     assert not old.loads
     assert "--architecture sm_75" in str(old.line())
-    assert check_engine("tensorrt", gpus=TURING, load_api=api).loads
+    assert check_engine("tensorrt", gpus=TURING, load_api=api, has_bindings=lambda: True).loads
+
+
+def test_engines_need_the_bindings_of_the_driver() -> None:
+    """The library loads without them, but nothing could give it memory."""
+    api = lambda name: SimpleNamespace(version="1.7.1")  # noqa: E731
+    status = check_engine("rtx", gpus=HERE, load_api=api, has_bindings=lambda: False)
+    assert (status.loads, status.builds) == (False, True)
+    assert "pip install 'cuda-bindings" in str(status.line())
+
+
+def test_a_library_of_a_newer_cuda_than_the_drivers() -> None:
+    old = GpuReport(gpus=HERE.gpus, driver="540.4", cuda="12.6")
+    line = cuda_mismatch("13.0", old)
+    assert line is not None
+    assert "built for CUDA 13.0, driver 540.4 offers CUDA 12.6" in line
+    for built_for, cuda in (("12.8", "12.6"), ("12.8", "13.0"), (None, "12.6"), ("13", None)):
+        assert cuda_mismatch(built_for, GpuReport(gpus=HERE.gpus, cuda=cuda)) is None
+
+
+def test_libraries_tell_their_cuda() -> None:
+    names = ["numpy", "tensorrt_rtx_cu13", "tensorrt-cu12-libs", "tensorrt_cu12", "onnxruntime"]
+    assert library_cuda("rtx", lambda: names) == "13"
+    assert library_cuda("tensorrt", lambda: names) == "12"
+    assert library_cuda("tensorrt", list) is None
+    assert library_cuda("cpu", lambda: names) is None
+    info = SimpleNamespace(cuda_version="13.0")
+    assert library_cuda("cuda", import_module=lambda name: info) == "13.0"
+    assert library_cuda("cuda", import_module=lambda name: SimpleNamespace()) is None
+
+
+def test_precisions_that_a_gpu_lacks() -> None:
+    assert precision_mismatch("bf16", TURING.gpus[0]) == (
+        "bf16 needs sm_80 or later, RTX 2080 is sm_75; export with -p fp16"
+    )
+    for precision in ("fp16", "fp32", "int4"):
+        assert precision_mismatch(precision, TURING.gpus[0]) is None
+    assert precision_mismatch("bf16", Gpu(0, "?", None)) is None
+
+
+def test_the_missing_library_is_named(tmp_path: Path) -> None:
+    """onnxruntime itself only says that it fell back; the system's loader knows which one."""
+    cuda = PROVIDERS["cuda"][0]
+    module = ort(cuda, active="CPUExecutionProvider")
+    module.__file__ = str(tmp_path / "__init__.py")
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    line = str(check_engine("cuda", gpus=HERE, load_ort=lambda: module).line())
+    assert "libonnxruntime_providers_cuda.so" in line
+    assert "\n" not in line
 
 
 def test_a_missing_api_keeps_its_own_advice() -> None:

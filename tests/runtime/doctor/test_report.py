@@ -13,6 +13,7 @@ from rich.console import Console
 from tests.runtime.bundles import write_toy
 from ttt_ref.errors import DeviceError
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle_config import CodecEntry
 from ttt_runtime.doctor import cli, needs
 from ttt_runtime.doctor.engines import EngineStatus
 from ttt_runtime.doctor.gpu import Gpu, GpuReport
@@ -82,6 +83,30 @@ def test_a_cuda_bundle_may_run_on_the_cpu_but_not_in_bfloat16(bundle: Bundle) ->
     assert "--device cpu runs this bundle too" in half.detail
     brain = bundle_needs(with_engine(bundle, "cuda", "bf16"), status, NOWHERE, PLENTY)[0]
     assert not brain.met
+
+
+def test_a_gpu_too_old_for_the_bundles_precision(bundle: Bundle) -> None:
+    status = EngineStatus("cuda", True, version="1.31.1")
+    turing = GpuReport(gpus=(Gpu(0, "RTX 2080", (7, 5)),))
+    found = bundle_needs(with_engine(bundle, "cuda", "bf16"), status, turing, PLENTY)
+    assert "bf16 needs sm_80" in next(n.detail for n in found if not n.met)
+    found = bundle_needs(with_engine(bundle, "cuda", "fp16"), status, turing, PLENTY)
+    assert all(need.met for need in found)
+
+
+def test_the_codec_of_an_engine_bundle_runs_where_onnxruntime_can(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(bundle.config, engine="rtx", codec=CodecEntry("builtin"))
+    status = EngineStatus("rtx", False, version=None)
+    for cuda_loads, place in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(
+            needs,
+            "check_engine",
+            lambda name, gpus=None, loads=cuda_loads: EngineStatus(name, name == "cpu" or loads),
+        )
+        found = bundle_needs(Bundle(bundle.path, config), status, NOWHERE, PLENTY)
+        assert next(n.detail for n in found if n.name == "codec") == f"runs on {place}"
 
 
 def test_the_runtime_refuses_a_bundle_in_the_doctors_words(tmp_path: Path) -> None:
