@@ -13,7 +13,7 @@ import numpy as np
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
 from ttt_runtime.assistant import pick_preset
-from ttt_runtime.audio import Audio, read_audio
+from ttt_runtime.audio import Audio, read_question
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import Exactness
 from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
@@ -160,7 +160,9 @@ class Bench:
             return None
         rate_hz, options = self.tokenizer.sample_rate_hz, self.options
         if options.question:
-            return read_audio(options.question, rate_hz, max_seconds=options.max_seconds).audio
+            return read_question(
+                options.question, self.tokenizer, max_seconds=options.max_seconds
+            ).audio
         return question_audio(options.shape.question_seconds, rate_hz)
 
     def turn(self) -> Turn:

@@ -15,7 +15,7 @@ def quantiles(values: Sequence[float]) -> dict[str, float | None]:
     if not values:
         return {"p50": None, "p90": None, "p99": None}
     p50, p90, p99 = (float(q) for q in np.quantile(np.array(values), [0.5, 0.9, 0.99]))
-    return {"p50": round(p50, 3), "p90": round(p90, 3), "p99": round(p99, 3)}
+    return {"p50": round(p50, 4), "p90": round(p90, 4), "p99": round(p99, 4)}
 
 
 @dataclass(frozen=True)

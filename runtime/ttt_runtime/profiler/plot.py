@@ -86,7 +86,7 @@ def _picture(doc: Mapping[str, Any], form: str) -> bytes:
         for i, (name, precision) in enumerate(bundles)
     ]
     for i, count in enumerate(steps):
-        mark, name = _MARKERS[i % len(_MARKERS)], f"{count} passes a block"
+        mark, name = _MARKERS[i % len(_MARKERS)], f"{count} pass{'es' if count > 1 else ''} a block"
         legend.append(axes[0].scatter([], [], color="0.5", marker=mark, label=name))
     figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
