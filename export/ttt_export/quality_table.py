@@ -99,13 +99,12 @@ def measure_row(
 def _donor(checkpoint: Path, folder: Path, data: Path | None) -> Path | None:
     """Return the bundle whose float32 codec the rows share; exported when it is first wanted."""
     out = folder / CODEC_DONOR.name.replace(" ", "-")
-    if out.is_dir():
-        return out
-    made = export_variant(checkpoint, CODEC_DONOR, folder, None)
-    has_codec = (made / "codec").is_dir()
+    if not out.is_dir():
+        export_variant(checkpoint, CODEC_DONOR, folder, None)
+    has_codec = (out / "codec").is_dir()
     if data is not None and not has_codec:
         raise ExportError(f"{checkpoint} has no codec, so nothing can be heard; leave --data out")
-    return made if has_codec else None
+    return out if has_codec else None
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
