@@ -24,6 +24,7 @@ from ttt_ref.errors import DeviceError, ExportError, TttError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.bundle_config import GraphEntry
 from ttt_runtime.doctor.gpu import probe_gpus
+from ttt_runtime.gpu.engine_runner import find_bundle_engine
 from ttt_runtime.graph_spec import decoder_spec
 from ttt_runtime.tensorrt.api import Backend, load_backend
 from ttt_runtime.tensorrt.loader import deserialize, find_engine
@@ -118,6 +119,22 @@ def test_an_export_for_rtx_holds_an_engine_of_every_graph(
     assert list(decoder.stamp.identity.profiles) == ["text", "block", "prefill"]
     assert any(decoder.command in line for line in exported.lines)
     assert str(exported.path / "decoder.onnx") in decoder.command
+
+
+def test_an_int4_export_holds_an_engine_of_every_graph(
+    tmp_path: Path, golden_checkpoints: list[Path], backend: Backend
+) -> None:
+    """With the recipe's own mix: 4 bits in the layers, 8 in the speech head."""
+    path = tmp_path / "bundle"
+    options = ExportOptions(
+        precision="int4", engine="rtx", cache_rows=128, max_kl=1e9, min_agreement=0.0
+    )
+    export_checkpoint(golden_checkpoints[0], path, options=options)
+    bundle = Bundle.open(path, verify="hashes")
+    for name in ("decoder", "text_head", "speech_head"):
+        found = find_bundle_engine(bundle, name, backend, None)
+        assert found.stamp.identity.architecture == AHEAD_OF_TIME
+        assert found.stamp.identity.graph == name
 
 
 def test_a_cache_too_short_is_told_before_the_long_work(
