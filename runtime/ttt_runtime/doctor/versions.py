@@ -16,7 +16,13 @@ _TENSORRT: Final = {
     "rtx": re.compile(r"tensorrt[-_]rtx[-_]cu(\d+)(?:[-_](?:libs|bindings))?"),
 }
 # The oldest architecture with products in a type: before it kernels are missing or emulated.
-_PRODUCTS: Final = {"bf16": (8, 0), "fp16": (5, 3), "int8": (5, 3), "int4": (5, 3)}
+_PRODUCTS: Final = {
+    "fp8": (8, 9),
+    "bf16": (8, 0),
+    "fp16": (5, 3),
+    "int8": (5, 3),
+    "int4": (5, 3),
+}
 
 
 def installed_names() -> list[str]:

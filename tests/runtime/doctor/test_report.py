@@ -20,6 +20,7 @@ from ttt_runtime.doctor.gpu import Gpu, GpuReport
 from ttt_runtime.doctor.machine import Memory
 from ttt_runtime.doctor.needs import bundle_needs, cache_bytes, explain_bundle, needed_memory
 from ttt_runtime.doctor.report import collect, print_report
+from ttt_runtime.doctor.versions import precision_mismatch
 from ttt_runtime.ort_runner import OrtRunner
 
 NOWHERE = GpuReport(problem="no NVIDIA GPU or driver (libcuda.so.1 is not there)")
@@ -90,6 +91,8 @@ def test_a_gpu_too_old_for_the_bundles_precision(bundle: Bundle) -> None:
     turing = GpuReport(gpus=(Gpu(0, "RTX 2080", (7, 5)),))
     found = bundle_needs(with_engine(bundle, "cuda", "bf16"), status, turing, PLENTY)
     assert "bf16 needs sm_80" in next(n.detail for n in found if not n.met)
+    ampere = Gpu(0, "RTX 3080", (8, 6))
+    assert "fp8 needs sm_89" in (precision_mismatch("fp8", ampere) or "")
     found = bundle_needs(with_engine(bundle, "cuda", "fp16"), status, turing, PLENTY)
     assert all(need.met for need in found)
 
