@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -208,7 +208,7 @@ def measure_report(
         gates=recipe.gates,
         schemes=dict(schemes),
         file_bytes=files,
-        checks=[{"name": c.name, "max_diff": c.max_diff, "tolerance": c.tolerance} for c in checks],
+        checks=[asdict(check) for check in checks],
     )
 
 

@@ -100,6 +100,7 @@ class QualityReport:
             f"{'max diff':>11}{'mean diff':>11}",
         ]
         lines += self._choice_lines()
+        lines += self._graph_lines()
         lines += [f"matrices in {scheme}: {count}" for scheme, count in self.schemes.items()]
         total = sum(self.file_bytes.values())
         lines.append(f"bytes: {total} ({total / 2**20:.1f} MiB)")
@@ -122,9 +123,21 @@ class QualityReport:
         ]
         tags = self.end_tags
         lines.append(
-            f"end tags: {tags.count} ranks, {tags.same:.4f} equal, {tags.crossed:.4f} crossed the "
-            f"first place, {tags.mean_shift:.2f} places moved on average"
+            f"end tags: {tags.count} ranks, {tags.same:.4f} equal ({tags.near:.4f} of those among "
+            f"the first {NEAR}), {tags.crossed:.4f} crossed the first place, "
+            f"{tags.mean_shift:.2f} places moved on average"
         )
+        return lines
+
+    def _graph_lines(self) -> list[str]:
+        """Return each graph's differences from the reference on the weights that it stores."""
+        lines = []
+        for graph in ("decoder", "text_head", "speech_head"):
+            mine = [check for check in self.checks if str(check["name"]).startswith(graph)]
+            if mine:
+                worst = max(float(check["max_diff"]) for check in mine)
+                mean = sum(float(check["mean_diff"]) for check in mine) / len(mine)
+                lines.append(f"{graph} against ttt_ref: max diff {worst:.2e}, mean {mean:.2e}")
         return lines
 
     def _codec_lines(self) -> list[str]:

@@ -76,6 +76,20 @@ def test_report_is_json_and_a_table():
     assert "all reached" in made.table()
 
 
+def test_table_tells_each_graphs_differences():
+    from dataclasses import replace
+
+    checks = [
+        {"name": "decoder, open span", "max_diff": 2e-5, "mean_diff": 1e-6, "tolerance": 1e-4},
+        {"name": "decoder, text steps", "max_diff": 3e-5, "mean_diff": 3e-6, "tolerance": 1e-4},
+        {"name": "text_head logits", "max_diff": 1e-6, "mean_diff": 1e-7, "tolerance": 1e-4},
+    ]
+    text = replace(report(), checks=checks).table()
+    assert "decoder against ttt_ref: max diff 3.00e-05, mean 2.00e-06" in text
+    assert "text_head against ttt_ref: max diff 1.00e-06, mean 1.00e-07" in text
+    assert "speech_head against" not in text
+
+
 def test_the_codec_has_its_lines():
     from dataclasses import replace
 
