@@ -32,6 +32,7 @@ PACKAGES: Final = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx-cu13",
+    "cuda-bindings",
     "sounddevice",
 )
 

@@ -7,7 +7,19 @@ import platform
 import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from ttt_runtime.doctor.gpu import probe_gpus
+
+# What makes a difference to the figures, where it is installed.
+PACKAGES: Final = (
+    "ttt-edge",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "numpy",
+)
 
 
 def resident_bytes() -> int:
@@ -36,12 +48,12 @@ def describe_machine(threads: int) -> dict[str, Any]:
     except OSError:
         pass
     packages = {}
-    for name in ("ttt-edge", "onnxruntime", "onnxruntime-gpu", "numpy"):
+    for name in PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
+    machine: dict[str, Any] = {
         "cpu": model,
         "cpus": os.cpu_count(),
         "threads": threads,
@@ -50,3 +62,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
     }
+    gpus = probe_gpus()
+    if gpus.gpus:
+        machine["gpus"] = [f"{gpu.name}, {gpu.architecture}" for gpu in gpus.gpus]
+        machine["driver"] = f"{gpus.driver or 'unknown'}, CUDA {gpus.cuda or 'unknown'}"
+    return machine

@@ -15,12 +15,14 @@ from tests.runtime.bundles import MODEL
 from ttt_ref.errors import BundleError, DeviceError, TttError
 from ttt_runtime.codec import factory
 from ttt_runtime.device import Device
+from ttt_runtime.doctor.gpu import Gpu, GpuReport
 from ttt_runtime.gpu.cache import DeviceCache
 from ttt_runtime.gpu.memory import ALIGNMENT, Packed, from_bfloat16, to_bfloat16
 from ttt_runtime.gpu.ort_graph import CAPTURED_ROWS, OrtGraph, OrtMemory
 from ttt_runtime.gpu.rows import DeviceRows, HiddenBlock
 from ttt_runtime.graph_spec import GraphSpec, TensorSpec, decoder_spec
 from ttt_runtime.placement import check_placement, provider_entry
+from ttt_runtime.profiler import machine
 from ttt_runtime.session import GraphSession, SessionSettings
 
 MEMORY = OrtMemory("cpu")
@@ -210,3 +212,14 @@ def test_options_of_the_cuda_provider() -> None:
     assert options["enable_cuda_graph"] == "1"
     assert options["use_tf32"] == "0"
     assert "enable_cuda_graph" not in provider_entry(name, Device("cuda"))[1]
+
+
+def test_figures_name_the_gpu_they_were_taken_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = GpuReport(problem="no NVIDIA GPU or driver")
+    monkeypatch.setattr(machine, "probe_gpus", lambda: nothing)
+    assert not {"gpus", "driver"} & machine.describe_machine(1).keys()
+    here = GpuReport(gpus=(Gpu(0, "Orin", (8, 7)),), driver="540.4", cuda="12.6")
+    monkeypatch.setattr(machine, "probe_gpus", lambda: here)
+    found = machine.describe_machine(1)
+    assert found["gpus"] == ["Orin, sm_87"]
+    assert found["driver"] == "540.4, CUDA 12.6"
