@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from ttt_runtime.assistant import pick_preset
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.fast import parse_fast
+from ttt_runtime.graph_spec import GraphSpec
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,
@@ -27,7 +28,7 @@ from ttt_runtime.profiler.workload import (
     scripted_config,
 )
 from ttt_runtime.scheduler import Step
-from ttt_runtime.session import GraphSession, share_thread_pool
+from ttt_runtime.session import GraphSession, SessionSettings, share_thread_pool
 
 
 class Clock:
@@ -56,11 +57,13 @@ def time_sessions() -> None:
     """Let every session that is made from now on be timed."""
     made = GraphSession.__init__
 
-    def timed(self: GraphSession, *args: Any) -> None:
-        made(self, *args)
-        self.ort_session = TimedSession(self.ort_session)
+    def timed(
+        session: GraphSession, path: Path, spec: GraphSpec, settings: SessionSettings
+    ) -> None:
+        made(session, path, spec, settings)
+        session.ort_session = TimedSession(session.ort_session)
 
-    GraphSession.__init__ = timed  # type: ignore[method-assign]
+    setattr(GraphSession, "__init__", timed)  # noqa: B010 (a plain assignment is refused by mypy)
 
 
 def _command(
@@ -82,12 +85,13 @@ def _command(
         threads=threads,
     )
     shape = TurnShape()
+    assert isinstance(engine, ScriptedEngine)
     engine.shape = shape
     block = pick_preset(opened, preset)
     config = scripted_config(block, shape)
     layout = engine.layout
     codes = [layout.code_to_id(i * 7919 % layout.num_codes) for i in range(38)]
-    around, inside, count = defaultdict(int), defaultdict(int), defaultdict(int)
+    around, inside, count = Counter[str](), Counter[str](), Counter[str]()
     speech_ns = 0
     for turn in range(turns + 1):
         engine.reset()

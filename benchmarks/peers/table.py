@@ -69,8 +69,8 @@ def markdown(
         }
         ratios[mine["engine"]] = mine_ratios
         for name, values in mine_ratios.items():
-            cells = " | ".join(f"{values[case]:.2f}" for case in CASES)
-            lines.append(f"| {mine['engine']} / {name} | {cells} |")
+            shown = " | ".join(f"{values[case]:.2f}" for case in CASES)
+            lines.append(f"| {mine['engine']} / {name} | {shown} |")
     growth = {
         row["engine"]: {
             what: round(row[f"{what}@1024"] / row[f"{what}@256"], 2) for what in ("text", "block")

@@ -190,7 +190,8 @@ class Torch:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._torch, self._cache_class = torch, DynamicCache
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+        self._model = loaded.eval()
         self._cache: Any = None
         self._tokens = 0
 
