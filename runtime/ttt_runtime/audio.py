@@ -1,7 +1,7 @@
 """Sound files in: any format, rate and number of channels that libsndfile reads, within limits.
 
-A file is read in pieces of one second, mixed to one channel and resampled as it comes, so memory
-follows the limit and never the file.
+A file is read in pieces of one second, mixed to one channel and resampled as it comes (or as the
+speech tokenizer asks), so memory follows the limit and never the file.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 import soundfile
@@ -20,7 +21,12 @@ from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError
 
+if TYPE_CHECKING:
+    from ttt_runtime.codec.base import SpeechTokenizer
+
 Audio = NDArray[np.float32]
+# Audio of another rate from one channel [T] and its rate in Hz.
+Hear = Callable[[Audio, int], Audio]
 
 MAX_SECONDS: Final = 60.0
 # Bytes taken from stdin at most: a minute of 8 channels at 96 kHz in 32 bit is 184 MB.
@@ -59,8 +65,23 @@ def is_silent(audio: Audio) -> bool:
     return bool(np.abs(audio - np.median(audio)).max() < SILENCE_PEAK)
 
 
+def read_question(
+    source: str | os.PathLike[str], tokenizer: SpeechTokenizer, *, max_seconds: float = MAX_SECONDS
+) -> Recording:
+    """Read a sound file the way a tokenizer wants to hear it; see `read_audio`.
+
+    A tokenizer with a method `hear` brings audio to its rate itself, as it was trained.
+    """
+    hear: Hear | None = getattr(tokenizer, "hear", None)
+    return read_audio(source, tokenizer.sample_rate_hz, max_seconds=max_seconds, hear=hear)
+
+
 def read_audio(
-    source: str | os.PathLike[str], sample_rate_hz: int, *, max_seconds: float = MAX_SECONDS
+    source: str | os.PathLike[str],
+    sample_rate_hz: int,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    hear: Hear | None = None,
 ) -> Recording:
     """Read a sound file, mixed to one channel and resampled to `sample_rate_hz`.
 
@@ -68,6 +89,8 @@ def read_audio(
         source: path, or `-` for stdin.
         sample_rate_hz: rate wanted.
         max_seconds: longest audio that is accepted.
+        hear: makes audio [T'] of that rate from the first channel [T] and the file's rate, in
+            place of mixing and resampling.
 
     Raises:
         AudioError: no sound file, no samples, NaN or infinite samples, or too long.
@@ -76,7 +99,7 @@ def read_audio(
     if str(source) == "-":
         with tempfile.TemporaryFile() as copy:
             _copy_stdin(copy)
-            return _read(copy, "stdin", sample_rate_hz, max_seconds)
+            return _read(copy, "stdin", sample_rate_hz, max_seconds, hear)
     path = Path(source)
     if path.is_dir():
         raise AudioError(f"{path} is a folder; give a sound file")
@@ -84,8 +107,8 @@ def read_audio(
         if not file.seekable():
             with tempfile.TemporaryFile() as copy:
                 _copy(file, copy, str(path))
-                return _read(copy, str(path), sample_rate_hz, max_seconds)
-        return _read(file, str(path), sample_rate_hz, max_seconds)
+                return _read(copy, str(path), sample_rate_hz, max_seconds, hear)
+        return _read(file, str(path), sample_rate_hz, max_seconds, hear)
 
 
 def _copy_stdin(copy: Any) -> None:
@@ -106,7 +129,9 @@ def _copy(stream: Any, copy: Any, name: str) -> None:
     copy.seek(0)
 
 
-def _read(file: BinaryIO | Any, name: str, rate_hz: int, max_seconds: float) -> Recording:
+def _read(
+    file: BinaryIO | Any, name: str, rate_hz: int, max_seconds: float, hear: Hear | None
+) -> Recording:
     try:
         sound = soundfile.SoundFile(file)
     except (soundfile.SoundFileError, TypeError) as error:
@@ -125,19 +150,24 @@ def _read(file: BinaryIO | Any, name: str, rate_hz: int, max_seconds: float) -> 
         if sound.frames > limit and sound.frames < 2**62:  # a pipe's header may say "unknown"
             raise AudioError(_too_long(name, sound.frames / source_hz, max_seconds))
         try:
-            pieces = _pieces(sound, name, rate_hz, limit, max_seconds)
+            pieces = _pieces(sound, name, rate_hz, limit, max_seconds, first_only=hear is not None)
         except soundfile.SoundFileError as error:
             raise AudioError(f"{name} breaks off or is damaged ({_reason(error)})") from None
         audio = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
         if not pieces:
             raise AudioError(f"{name} holds no samples; record it again")
+        if hear is not None:
+            audio = hear(audio, source_hz)
         return Recording(audio, rate_hz, name, source_hz, sound.channels)
 
 
-def _pieces(sound: Any, name: str, rate_hz: int, limit: int, max_seconds: float) -> list[Audio]:
+def _pieces(
+    sound: Any, name: str, rate_hz: int, limit: int, max_seconds: float, first_only: bool
+) -> list[Audio]:
+    """Return mono audio at the wanted rate, or the first channel as it is."""
     source_hz = sound.samplerate
     resampler = None
-    if source_hz != rate_hz:
+    if source_hz != rate_hz and not first_only:
         resampler = soxr.ResampleStream(source_hz, rate_hz, 1, dtype="float32", quality="HQ")
     pieces: list[Audio] = []
     seen = 0
@@ -147,6 +177,9 @@ def _pieces(sound: Any, name: str, rate_hz: int, limit: int, max_seconds: float)
             raise AudioError(_too_long(name, None, max_seconds))
         if not np.isfinite(block).all():
             raise AudioError(f"{name} holds NaN or infinite samples; it is damaged, export it anew")
+        if first_only:
+            pieces.append(block[:, 0].copy())
+            continue
         # float64: the sum of full-scale 32-bit float channels stays finite.
         mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
         pieces.append(mono if resampler is None else resampler.resample_chunk(mono))

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 
 from ttt_ref.errors import AudioError, BundleError, ConfigError
 from ttt_runtime.assistant import Assistant, AudioPart, Part, Reply, TextPart
-from ttt_runtime.audio import Recording, read_audio, require_output_device
+from ttt_runtime.audio import Recording, read_question, require_output_device
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.fast import parse_fast
 from ttt_runtime.timing import PHASES
@@ -175,7 +175,7 @@ def _check_inputs(inputs: Sequence[str]) -> None:
 
 def _read(assistant: Assistant, source: str, max_seconds: float) -> Recording:
     assert assistant.tokenizer is not None
-    return read_audio(source, assistant.tokenizer.sample_rate_hz, max_seconds=max_seconds)
+    return read_question(source, assistant.tokenizer, max_seconds=max_seconds)
 
 
 def _rate_hz(assistant: Assistant) -> int:

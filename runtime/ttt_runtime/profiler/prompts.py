@@ -9,7 +9,7 @@ import numpy as np
 
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
-from ttt_runtime.audio import read_audio
+from ttt_runtime.audio import read_question
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.engine import SpeechEngine
@@ -43,7 +43,7 @@ def question_prompts(bundle: Bundle, files: Sequence[str]) -> list[list[int]]:
     tokenizer, _ = load_codec(bundle)
     prompts = []
     for name in files:
-        codes = tokenizer.encode(read_audio(name, tokenizer.sample_rate_hz).audio).tolist()
+        codes = tokenizer.encode(read_question(name, tokenizer).audio).tolist()
         content = builder.speech(codes)
         prompts.append(builder.conversation("answer") + builder.user_turn(content))
     return prompts

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -18,10 +17,10 @@ from ttt_export.codec.glm4voice_tokenizer import tokenizer_params, write_tokeniz
 from ttt_export.codec.glm4voice_vocoder import write_vocoder, write_vocoder_f0
 from ttt_export.codec.ops import Precision
 from ttt_ref.codec.glm4voice.weights import load_flow, load_hift, load_tokenizer
+from ttt_runtime.audio import read_question
 from ttt_runtime.codec.glm4voice import timing
 from ttt_runtime.codec.glm4voice.decoder import Flow, Glm4VoiceDecoder
 from ttt_runtime.codec.glm4voice.noise import Noise
-from ttt_runtime.codec.glm4voice.resample import released_input
 from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
 from ttt_runtime.codec.glm4voice.upstream import UpstreamStream
 from ttt_runtime.codec.glm4voice.vocoder import Vocoder
@@ -83,9 +82,8 @@ def test_golden_codec_tokenizer_graph(tokenizer_case: Path, tmp_path: Path) -> N
     session = GraphSession(tmp_path / "t.onnx", spec, SessionSettings("cpu", 1))
     tokenizer = Glm4VoiceTokenizer(session, tokenizer_params(encoder))
     name = tokenizer_case.stem.removeprefix("case_")
-    audio, rate = soundfile.read(tokenizer_case.with_name(f"speech_{name}.wav"), dtype="float32")
     want = load_file(tokenizer_case)
-    heard = released_input(audio, rate)
+    heard = read_question(tokenizer_case.with_name(f"speech_{name}.wav"), tokenizer).audio
     if "resampled_16k" in want:
         near(heard, want["resampled_16k"], 1e-5)
     assert np.array_equal(tokenizer.encode(heard), want["token_ids_valid"])

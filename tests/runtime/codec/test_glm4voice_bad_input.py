@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from tests.runtime.codec.conftest import TinyGlm
 from ttt_ref.codec.glm4voice import resample as torch_resample
 from ttt_ref.errors import AudioError, BundleError, CodecError
+from ttt_runtime.audio import read_question
 from ttt_runtime.codec.glm4voice.measure import speechlike
 from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.glm4voice.resample import released_input, resample
@@ -56,11 +59,13 @@ def test_audio_of_a_wrong_form_is_refused(tiny_glm: TinyGlm) -> None:
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 8])
 def test_any_rate_and_channel_count_gives_the_same_length(
-    tiny_glm: TinyGlm, rate: int, channels: int
+    tiny_glm: TinyGlm, tmp_path: Path, rate: int, channels: int
 ) -> None:
     sound = np.sin(2 * np.pi * 440 * np.arange(rate // 2) / rate).astype(np.float32)
     audio = np.stack([sound * (c + 1) for c in range(channels)], 1)
-    heard = released_input(audio, rate)
+    soundfile.write(tmp_path / "a.wav", audio, rate, subtype="FLOAT")
+    heard = read_question(tmp_path / "a.wav", tiny_glm.tokenizer).audio
+    assert np.array_equal(heard, released_input(audio, rate))
     assert len(heard) == 8_000
     # The first channel, and still the same tone (away from the edges).
     tone = np.sin(2 * np.pi * 440 * np.arange(8_000) / 16_000)

@@ -1,7 +1,7 @@
 """Bring audio to 16 kHz as the released tokenizer does: channel 0, windowed sinc.
 
-The engine's own reader mixes all channels and resamples with soxr; tokens differ a little between
-the two. Rates without a simple ratio to 16 kHz would need a huge kernel and go through soxr here.
+Other codecs' input is mixed and resampled with soxr, which gives slightly other tokens. Rates
+without a simple ratio to 16 kHz would need a huge kernel and go through soxr here.
 """
 
 from __future__ import annotations

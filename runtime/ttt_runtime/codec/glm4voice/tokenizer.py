@@ -21,6 +21,7 @@ from ttt_ref.errors import AudioError
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.glm4voice.logmel import HOP, N_FFT, RANGE_LOG10, limit_range, log10_mel
 from ttt_runtime.codec.glm4voice.params import TokenizerParams
+from ttt_runtime.codec.glm4voice.resample import resample
 from ttt_runtime.session import GraphSession
 
 RATE_HZ = 16_000
@@ -186,6 +187,10 @@ class Glm4VoiceTokenizer:
         self._session, self._params = session, params
         self.num_codes = params.num_codes
         self.frame_rate_hz = RATE_HZ / (params.pool_positions * SAMPLES_PER_POSITION)
+
+    def hear(self, audio: Audio, rate_hz: int) -> Audio:
+        """Return a recording's first channel [T] at 16 kHz, resampled as the released code does."""
+        return resample(audio, rate_hz, RATE_HZ)
 
     def encode(self, audio: Audio) -> Codes:
         """Return the tokens int64 [S] of audio float32 [T]; memory is that of one segment."""
