@@ -49,9 +49,13 @@ def export_variant(checkpoint: Path, variant: Variant, work: Path, donor: Path |
         max_kl=1e9,
         min_agreement=0.0,
     )
-    out = work / variant.name.replace(" ", "-").replace(",", "")
+    out = work / _file_name(variant)
     export_checkpoint(checkpoint, out, options=options)
     return out
+
+
+def _file_name(variant: Variant) -> str:
+    return variant.name.replace(" ", "-").replace(",", "")
 
 
 def evaluate(bundle: Path, data: Path, report: Path, words: Sequence[str]) -> dict[str, Any]:
@@ -75,8 +79,8 @@ def measure_row(
     checkpoint: Path, variant: Variant, folder: Path, data: Path | None, words: Sequence[str]
 ) -> dict[str, Any]:
     """Return a row, from FOLDER where it stands there already."""
-    stem = folder / variant.name.replace(" ", "-").replace(",", "")
-    report, heard = stem.with_suffix(".json"), stem.with_suffix(".heard.json")
+    stem = _file_name(variant)
+    report, heard = folder / f"{stem}.json", folder / f"{stem}.heard.json"
     bundle = None
     if not report.is_file():
         bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, data))
@@ -87,7 +91,7 @@ def measure_row(
             if bundle is None:
                 donor = _donor(checkpoint, folder, data)
                 bundle = export_variant(checkpoint, variant, folder, donor)
-            unfinished = stem.with_suffix(".part")
+            unfinished = folder / f"{stem}.part"
             evaluate(bundle, data, unfinished, words)
             unfinished.rename(heard)
         row["heard"] = json.loads(heard.read_text(encoding="utf-8"))["rows"]
@@ -98,7 +102,7 @@ def measure_row(
 
 def _donor(checkpoint: Path, folder: Path, data: Path | None) -> Path | None:
     """Return the bundle whose float32 codec the rows share; exported when it is first wanted."""
-    out = folder / CODEC_DONOR.name.replace(" ", "-")
+    out = folder / _file_name(CODEC_DONOR)
     if not out.is_dir():
         export_variant(checkpoint, CODEC_DONOR, folder, None)
     has_codec = (out / "codec").is_dir()
