@@ -44,6 +44,7 @@ def export_variant(checkpoint: Path, variant: Variant, work: Path, donor: Path |
         engines=False,
         recipe=recipe,
         cache=variant.cache,
+        cache_rows=variant.cache_rows,
         codec_from=None if variant.own_codec else donor,
         force=True,
         max_kl=1e9,

@@ -30,6 +30,7 @@ class Variant:
         own_codec: export the codec in this precision too, as a user's export does.
         engine: what the graphs are made for; those for others than the CPU are not heard.
         cache: type of the K/V cache, None as computed.
+        cache_rows: length of a fixed cache; every forward reads all of it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Variant:
     own_codec: bool = False
     engine: str = "cpu"
     cache: str | None = None
+    cache_rows: int | None = None
 
 
 def _toml(name: str, rules: Sequence[_RuleText], level: str, symmetric: bool = True) -> str:
@@ -95,7 +97,7 @@ def variants() -> list[Variant]:
         Variant("fp32, cache fp16", "fp32", cache="fp16"),
         Variant("fp32, cache int8", "fp32", cache="int8"),
         # Inputs and weights in float8, computed in float16: for TensorRT.
-        Variant("fp8", "fp8", engine="rtx"),
+        Variant("fp8", "fp8", engine="rtx", cache_rows=256),
         # What a user gets.
         Variant("recipe int8-cpu with its codec", "int8", None, own_codec=True),
         Variant("recipe int4-cpu with its codec", "int4", None, own_codec=True),
