@@ -2,6 +2,10 @@
 
     model thread   events -> bounded queue of speech -> codec thread -> bounded queue -> caller
 
+Up to the first sound the model waits for the codec: nothing plays yet, so whatever takes cores
+from the first piece of sound delays what the listener waits for, and what it would have computed
+meanwhile has that piece's whole length to be computed in.
+
 Order is kept within text and within sound; sound comes as soon as it exists, so it may come later
 than text that was made after it. `in_turn` does the same work in the caller's thread.
 """
@@ -76,6 +80,8 @@ def overlapped(
         cancel: set here when the caller leaves.
     """
     left = threading.Event()
+    taken = threading.Event()  # the codec is done with the block that the model waits for
+    sounding = threading.Event()  # the first sound is on its way
     blocks: queue.Queue[SpeechEvent | DoneEvent | _Failure] = queue.Queue(_WAITING_BLOCKS)
     out: queue.Queue[Item | _Failure] = queue.Queue(_WAITING_ITEMS)
 
@@ -95,7 +101,10 @@ def overlapped(
                     if not isinstance(event, DoneEvent):
                         put(out, event)
                     if isinstance(event, SpeechEvent | DoneEvent):
+                        taken.clear()
                         put(blocks, event)
+                        while not (sounding.is_set() or taken.is_set() or left.is_set()):
+                            taken.wait(_POLL_SECONDS)
             finally:
                 events.close()  # type: ignore[attr-defined]  # in the thread that ran it
         except _Stopped:
@@ -113,6 +122,8 @@ def overlapped(
                 if not cancel.is_set():
                     for audio in decode(item):
                         put(out, audio)
+                        sounding.set()
+                taken.set()
                 if isinstance(item, DoneEvent):
                     put(out, item)
                     return
@@ -120,6 +131,8 @@ def overlapped(
             return
         except BaseException as error:
             _try(lambda error=error: put(out, _Failure(error)))  # type: ignore[misc]
+        finally:
+            taken.set()
 
     threads = [
         threading.Thread(target=work, name=name, daemon=True)

@@ -121,25 +121,36 @@ def test_the_first_sound_leaves_while_the_model_goes_on() -> None:
     assert late == []
 
 
-def test_the_model_goes_on_while_the_codec_works() -> None:
+def forwards_during_push(number: int, patience: float) -> bool:
+    """Tell whether a forward begins while push `number` of the codec is held up."""
     made, runner = assistant(SEED, overlap=True)
     went_on = threading.Event()
-    stuck: list[bool] = []
-    forwards_at_push: list[int] = []
+    begun = threading.Event()
+    seen: list[bool] = []
+    pushes: list[int] = []
 
     def pushed() -> None:
-        if not forwards_at_push:
-            forwards_at_push.append(len(runner.calls))
-            stuck.append(not went_on.wait(20))
+        pushes.append(len(runner.calls))
+        if len(pushes) == number + 1:
+            begun.set()
+            seen.append(went_on.wait(patience))
 
-    def hook(number: int) -> None:
-        if forwards_at_push and number > forwards_at_push[0]:
+    def hook(forward: int) -> None:
+        if begun.is_set() and not seen:
             went_on.set()
 
     runner.hook = hook
     made.decoder = HookedDecoder(pushed)
     collect(made.answer(TONE))
-    assert stuck == [False]
+    return seen[0]
+
+
+def test_the_model_goes_on_while_the_codec_works() -> None:
+    assert forwards_during_push(2, 20.0)  # the decoder's look-ahead keeps the first block back
+
+
+def test_until_the_first_sound_the_model_leaves_the_cores_to_the_codec() -> None:
+    assert not forwards_during_push(0, 0.5)
 
 
 def test_a_codec_that_never_finishes_holds_the_model_back() -> None:
