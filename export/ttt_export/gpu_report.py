@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -102,7 +103,7 @@ def report(
             parity.append(
                 _tried(
                     {"device": device, "precision": precision},
-                    lambda path, d=device: _parity(path, d, load, prompts),
+                    partial(_parity, device=device, load=load, prompts=prompts),
                     checkpoint,
                     folder,
                 )
@@ -115,7 +116,7 @@ def report(
                 times.append(
                     _tried(
                         {"size": size, "device": device, "precision": precision},
-                        lambda path, d=device: _times(path, d, load, repeats),
+                        partial(_times, device=device, load=load, repeats=repeats),
                         checkpoint,
                         folder,
                     )
@@ -192,7 +193,9 @@ def _parity(path: Path, device: str, load: Load, prompts: int) -> dict[str, Any]
 def _times(path: Path, device: str, load: Load, repeats: int) -> dict[str, Any]:
     bundle = Bundle.open(path, verify="sizes")
     runner = load(bundle, device)
-    found = device_times.measure(runner, bundle.config.layout, repeats=repeats)
+    found = device_times.measure(
+        runner, bundle.config.layout, repeats=repeats, contexts=device_times.CONTEXTS
+    )
     return {"times": [asdict(t) for t in found]}
 
 

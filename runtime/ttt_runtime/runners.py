@@ -11,6 +11,7 @@ from ttt_runtime.device import Device
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.gpu.runner import BUCKET_ROWS, DeviceRunner
 from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.grouped_spec import is_grouped
 from ttt_runtime.ort_runner import DEFAULT_CAPACITY, OrtRunner
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
 
@@ -58,9 +59,9 @@ def cuda_runner(
     from ttt_runtime.gpu.ort_graph import OrtGraph, OrtMemory
 
     target = Device.parse(device)
-    check_device(device)
-    if bundle.config.engine not in OPEN_CACHE:
+    if bundle.config.engine not in OPEN_CACHE or is_grouped(bundle.graph(DECODER).spec):
         raise DeviceError(wrong_engine(bundle, target.name))
+    check_device(device)
     memory = OrtMemory(target.name, target.index)
     settings = SessionSettings(device, threads)
 

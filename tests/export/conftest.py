@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from ttt_export.export import ExportResult, export_checkpoint
 from ttt_ref import checkpoint
 from ttt_ref.checkpoint import Loaded
+from ttt_runtime.bundle import Bundle
 
 Export = Callable[[Path], ExportResult]
 
@@ -28,6 +29,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
     def export(path: Path) -> ExportResult:
         # Two golden folders may each hold a checkpoint of this name.
         return export_checkpoint(path, folder / f"{export.cache_info().currsize}-{path.name}")
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Bundle]:
+    """Return a function that exports a checkpoint in fp32 for GPUs (which the CPU runs too)."""
+    folder = tmp_path_factory.mktemp("portable")
+
+    @lru_cache(maxsize=4)
+    def export(path: Path) -> Bundle:
+        out = folder / f"{export.cache_info().currsize}-{path.name}"
+        return Bundle.open(export_checkpoint(path, out, "fp32", "cuda").path)
 
     return export
 

@@ -6,6 +6,7 @@ of a GPU, only the kernels are not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from tests.export.test_same_ids import CONFIGS, random_prompt
 from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import DeviceError
 from ttt_runtime.bundle import Bundle
@@ -22,6 +24,7 @@ from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.gpu import ort_graph
 from ttt_runtime.gpu.rows import DeviceRows
 from ttt_runtime.gpu.runner import DeviceRunner
+from ttt_runtime.grouped_spec import ATTENTION, GROUPED
 from ttt_runtime.ort_runner import OrtRunner
 from ttt_runtime.runners import cuda_runner, load_runner
 
@@ -61,8 +64,8 @@ def all_logits(runner: Any, ids: list[int], start: int = 0) -> np.ndarray:
     return np.concatenate((text, runner.speech_logits(hidden)), axis=1)
 
 
-def test_golden_logits(logits_case, exported):
-    runner = nan_runner(exported(logits_case.checkpoint).path)
+def test_golden_logits(logits_case, portable):
+    runner = nan_runner(portable(logits_case.checkpoint).path)
     ids = logits_case["input_ids"]
     length = ids.shape[1]
     if "attention_mask" in logits_case:
@@ -73,8 +76,8 @@ def test_golden_logits(logits_case, exported):
         np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
 
-def test_golden_generation(generation_case, exported):
-    bundle = Bundle.open(exported(generation_case.checkpoint).path)
+def test_golden_generation(generation_case, portable):
+    bundle = portable(generation_case.checkpoint)
     engine = SpeechEngine(nan_runner(bundle.path), bundle.config.layout)
     prompt = generation_case["prompt_ids"].tolist()
     new_ids = engine.generate_ids(prompt, GenerationConfig.from_dict(generation_case.args))
@@ -101,9 +104,9 @@ def test_the_same_ids_as_on_the_cpu_in_half_precision(half: Bundle, exactness: A
         assert device == host, f"{config}"
 
 
-def test_only_ids_and_scores_cross_in_greedy_steps(exported, tied, monkeypatch) -> None:
+def test_only_ids_and_scores_cross_in_greedy_steps(portable, tied, monkeypatch) -> None:
     """Hidden rows are fetched by guidance and by nobody else."""
-    bundle = Bundle.open(exported(tied).path)
+    bundle = portable(tied)
     runner = cuda_runner(bundle, "cpu", threads=1, capacity=256)
     fetched: list[int] = []
     monkeypatch.setattr(DeviceRows, "__array__", lambda rows, *_: fetched.append(len(rows)))
@@ -116,10 +119,10 @@ def test_only_ids_and_scores_cross_in_greedy_steps(exported, tied, monkeypatch) 
     assert fetched == []
 
 
-def test_a_prefill_longer_than_the_first_room_for_hidden_rows(exported, tied, monkeypatch) -> None:
+def test_a_prefill_longer_than_the_first_room_for_hidden_rows(portable, tied, monkeypatch) -> None:
     """Bindings to the old place must go with it, or a head would read rows of long ago."""
     monkeypatch.setattr("ttt_runtime.gpu.runner.FIRST_ROWS", 8)
-    bundle = Bundle.open(exported(tied).path)
+    bundle = portable(tied)
     device = cuda_runner(bundle, "cpu", threads=1, capacity=256)
     host = OrtRunner.from_bundle(bundle, threads=1, capacity=256, bucket_rows=256)
     ids = [i % bundle.config.layout.audio_start for i in range(60)]
@@ -129,13 +132,40 @@ def test_a_prefill_longer_than_the_first_room_for_hidden_rows(exported, tied, mo
         )
 
 
-def test_devices_that_are_not_there_are_refused(exported, tied, monkeypatch) -> None:
+def test_devices_that_are_not_there_are_refused(portable, tied, monkeypatch) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    bundle = Bundle.open(exported(tied).path)
+    bundle = portable(tied)
     with pytest.raises(DeviceError, match=r"device 'cuda.*' was asked for") as caught:
         load_runner(bundle, "cuda:1+graphs")
     assert "\n" not in str(caught.value)
     with pytest.raises(DeviceError, match="unknown device 'cuda:x'"):
         load_runner(bundle, "cuda:x")
+
+
+def test_the_cpus_own_form_is_refused(portable, tied) -> None:
+    """Its decoder keeps the cache in a way that only onnxruntime's CPU kernels know."""
+    bundle = portable(tied)
+    entry = bundle.config.graphs["decoder"]
+    grouped = replace(entry, spec=replace(entry.spec, attributes={ATTENTION: GROUPED}))
+    graphs = {**bundle.config.graphs, "decoder": grouped}
+    own = Bundle(bundle.path, replace(bundle.config, engine="cpu", graphs=graphs))
+    with pytest.raises(DeviceError, match=r"made for cpu, device 'cuda' .*-e cuda") as caught:
+        cuda_runner(own, "cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_narrow_cache_lies_on_the_device_too(tied, tmp_path) -> None:
+    options = ExportOptions(precision="fp32", engine="cuda", cache="int8", max_kl=1e9)
+    bundle = Bundle.open(
+        export_checkpoint(tied, tmp_path / "b", options=replace(options, min_agreement=0.0)).path
+    )
+    assert bundle.graph("decoder").spec.input("past_k.0").dtype == "int8"
+    device = cuda_runner(bundle, "cpu", threads=1, capacity=64, bucket_rows=64)
+    host = OrtRunner.from_bundle(bundle, threads=1, capacity=64)
+    ids = list(range(1, 30))
+    for rows, start in ((ids, 0), (ids[:1], 29), (ids[:5], 30)):
+        np.testing.assert_array_equal(
+            all_logits(device, rows, start), all_logits(host, rows, start)
+        )

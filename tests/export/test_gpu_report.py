@@ -14,6 +14,7 @@ from ttt_ref.errors import DeviceError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.doctor.engines import EngineStatus
 from ttt_runtime.doctor.gpu import Gpu, GpuReport
+from ttt_runtime.profiler import device_times
 from ttt_runtime.runners import cuda_runner
 
 HERE = GpuReport(gpus=(Gpu(0, "RTX 4090", (8, 9)),), driver="580.1", cuda="13.0")
@@ -28,6 +29,8 @@ def on_the_host(bundle: Bundle, device: str) -> Any:
 
 def test_parity_and_times_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_report, "PARITY_PRECISIONS", ("fp32",))
+    monkeypatch.setattr(device_times, "CONTEXTS", (16,))
+    monkeypatch.setattr(device_times, "PREFILL_ROWS", 32)
     found = gpu_report.report(
         ["tiny"], ["cuda", "cuda:1"], tmp_path, load=on_the_host, repeats=1, prompts=2
     )

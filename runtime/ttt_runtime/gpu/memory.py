@@ -23,6 +23,8 @@ NUMPY: Final[Mapping[str, Any]] = {
     "bfloat16": np.uint16,
     "int64": np.int64,
     "int32": np.int32,
+    "int8": np.int8,
+    "uint8": np.uint8,
     "bool": np.bool_,
 }
 

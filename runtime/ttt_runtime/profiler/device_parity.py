@@ -109,6 +109,7 @@ def compare(
                     runner.forward(ids[:start], 0)
             got, want = (_logits(runner, ids[start:], start) for runner in (ours, other))
             difference = np.abs(got - want) / max(1.0, float(np.abs(want).max()))
+            difference[np.isnan(difference)] = np.inf  # max() would pass over a NaN
             worst = max(worst, float(difference.max()))
             total += float(difference.mean()) / 2
             codes = [logits[:, layout.audio_start :].argmax(axis=1) for logits in (got, want)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ import pytest
 
 from ttt_ref.errors import exit_on_error
 from ttt_runtime.bundle import Bundle
-from ttt_runtime.cli.session import SHIPPED
 from ttt_runtime.gpu.runner import DeviceRunner
 from ttt_runtime.profiler import device_parity, device_times
 from ttt_runtime.profiler.device_parity import compare, on_the_cpu
@@ -19,8 +20,8 @@ from ttt_runtime.runners import cuda_runner, load_runner
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.open(SHIPPED)
+def bundle(portable: Callable[[Path], Bundle], golden_checkpoints: list[Path]) -> Bundle:
+    return portable(golden_checkpoints[0])
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,15 @@ def test_equal_runners_pass(bundle: Bundle, runner: DeviceRunner) -> None:
     assert "equal answers to 4 of 4 prompts" in found.line()
 
 
+@pytest.mark.parametrize("error", [2.0, float("nan")])
 def test_other_logits_fail(
-    bundle: Bundle, runner: DeviceRunner, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, runner: DeviceRunner, monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
     real = runner.text_logits
 
     def wrong(hidden: Any, *, forbid_end: bool) -> Any:
         logits = real(hidden, forbid_end=forbid_end)
-        logits[-1, 3] += 0.5 * np.abs(logits).max()
+        logits[-1, 3] += error * np.abs(logits).max()
         return logits
 
     monkeypatch.setattr(runner, "text_logits", wrong)
@@ -79,13 +81,16 @@ def test_other_ids_fail_in_float32_only() -> None:
 
 @pytest.mark.parametrize("program", [device_times, device_parity])
 def test_without_a_gpu_one_line_says_so(
-    program: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: Any,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(SystemExit) as caught, exit_on_error():
-        program.command(SHIPPED, device="cuda")
+        program.command(bundle.path, device="cuda")
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("error: device 'cuda' was asked for: ")
@@ -93,9 +98,10 @@ def test_without_a_gpu_one_line_says_so(
 
 
 def test_times_of_the_cpu_as_json(
+    bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    device_times.command(SHIPPED, device="cpu", repeats=1, threads=1, as_json=True)
+    device_times.command(bundle.path, device="cpu", repeats=1, threads=1, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["device"] == "cpu"
     assert found["times"][0]["what"] == "decoder"
