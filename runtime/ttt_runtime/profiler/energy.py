@@ -209,15 +209,14 @@ class EnergyMeter:
     def __init__(self, found: Found, sample_seconds: float = _SAMPLE_SECONDS) -> None:
         self._found = found
         self._sample_seconds = sample_seconds
-        self._begin: list[float] = []
+        self._begin: list[tuple[float, float]] = []  # of each counter: joules, when they were read
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.joules: dict[str, float] = {}
-        self.seconds = 0.0
+        self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> EnergyMeter:
-        self._begin = [counter.joules() for counter in self._found.counters]
-        self._since = time.perf_counter()
+        self._begin = [(counter.joules(), time.perf_counter()) for counter in self._found.counters]
         if self._found.counters:
             self._thread = threading.Thread(target=self._sample, name="ttt-energy", daemon=True)
             self._thread.start()
@@ -227,10 +226,10 @@ class EnergyMeter:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.seconds = time.perf_counter() - self._since
-        for counter, begin in zip(self._found.counters, self._begin, strict=True):
+        for counter, (begin, since) in zip(self._found.counters, self._begin, strict=True):
             try:
                 self.joules[counter.name] = counter.joules() - begin
+                self.seconds[counter.name] = time.perf_counter() - since
             except (OSError, ValueError) as reason:
                 self._found.absent.append(
                     f"{counter.source}: {counter.name} stopped telling ({_reason(reason)})"
@@ -250,7 +249,7 @@ class EnergyMeter:
                 "name": counter.name,
                 "source": counter.source,
                 "joules": round(self.joules[counter.name], 3),
-                "watts": round(self.joules[counter.name] / self.seconds, 3),
+                "watts": round(self.joules[counter.name] / self.seconds[counter.name], 3),
                 "joules_a_turn": round(self.joules[counter.name] / max(turns, 1), 4),
                 "joules_a_second_of_speech": round(self.joules[counter.name] / audio_seconds, 4)
                 if audio_seconds
