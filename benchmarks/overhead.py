@@ -72,9 +72,11 @@ def _command(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     preset: Annotated[str, typer.Option(help="Generation preset.")] = "script",
     fast: Annotated[list[str] | None, typer.Option(help="Options of exactness fast.")] = None,
+    shared_pool: Annotated[bool, typer.Option(help="One pool of threads for all graphs.")] = False,
 ) -> None:
     """Measure the share of Python and scheduling, and the speech's real-time factor."""
-    share_thread_pool()
+    if shared_pool:
+        share_thread_pool()
     time_sessions()
     exactness = exactness_named("fast" if fast else "exact")
     opened = Bundle.open(bundle)
@@ -125,6 +127,7 @@ def _command(
         "bundle": bundle.name,
         "preset": preset,
         "fast": fast or [],
+        "shared_pool": shared_pool,
         "phases": rows,
         "python_share": round(1 - sum(inside.values()) / sum(around.values()), 4),
         "speech_rtf": round(speech_ns / 1e9 / turns / seconds, 3),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -128,7 +129,10 @@ def _command(
         try:
             if make is not None and not path.exists():
                 print(f"... making {path.name}", file=sys.stderr)
-                make(checkpoint, path, threads)
+                part = path.with_name(f"part-{path.name}")  # what breaks off is no model
+                shutil.rmtree(part, ignore_errors=True)
+                make(checkpoint, part, threads)
+                part.rename(path)
             models.append((name, kind, path))
         except Exception as error:  # any failure of a peer's own tools is a line in the table
             missing[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
