@@ -18,6 +18,21 @@ from ttt_runtime.grouped_spec import ROTARY_ROWS
 FORBIDDEN = -1e9  # added to a score that the mask forbids: exp() of it is 0
 
 
+def query_factors(config: ModelConfig) -> Float32Array:
+    """Return factors of the columns of q|k|v, float32: 1 / sqrt(D) for those of the queries.
+
+    With the scores' scale in the queries the kernel is told a scale of 1, and only then takes its
+    short way for a single row, which reads the keys where they lie instead of repacking them.
+    """
+    query, kv = (
+        heads * config.head_dim
+        for heads in (config.num_attention_heads, config.num_key_value_heads)
+    )
+    factors = np.ones(query + 2 * kv, np.float32)
+    factors[:query] = config.head_dim**-0.5
+    return factors
+
+
 class GroupedEmitter:
     """Emits one decoder graph.
 
@@ -88,7 +103,9 @@ class GroupedEmitter:
         writer, config, name = self._writer, self._config, f"layers.{index}"
         attn, mlp = f"{name}.attn", f"{name}.mlp"
         normed = self._norm(f"{attn}.norm", x)
-        qkv = products.emit(writer, normed, f"{attn}.qkv", self._vector(f"{attn}.bias"))
+        factors = query_factors(config)
+        bias = self._vector(f"{attn}.bias") * factors
+        qkv = products.emit(writer, normed, f"{attn}.qkv", bias, factors)
         past = [f"past_{kv}.{index}" for kv in "kv"]
         context = ["context.last", "context.total", "rotary.cos", "rotary.sin", "positions"]
         mixed = f"{attn}.mixed"
@@ -101,6 +118,7 @@ class GroupedEmitter:
             kv_num_heads=config.num_key_value_heads,
             do_rotary=1,
             causal=0,
+            scale=1.0,
         )
         out = products.emit(writer, mixed, f"{attn}.out", None)
         x = writer.node("Add", [x, out], f"{attn}.residual")

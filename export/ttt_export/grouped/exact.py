@@ -45,14 +45,29 @@ def make_exact(path: Path) -> None:
 
 
 class RowTensors(GraphTensors):
-    """The tensors of a block decoder under the names of a portable one."""
+    """The tensors of a block decoder under the names, and with the scale, of a portable one.
+
+    Args:
+        path: the block decoder.
+        factors: what the columns of q|k|v were multiplied by, float32 [N].
+    """
+
+    def __init__(self, path: Path, factors: Float32Array) -> None:
+        super().__init__(path)
+        self._factors = factors
 
     def matrix(self, name: str) -> BlockQuantized | Float32Array:
         """Return W [K, N] as the graph computes with it."""
+        scales = self.values(f"{name}.scales")
+        if name.endswith(".attn.qkv"):
+            scales = scales / self._factors
         weight: Float32Array = self.values(f"{name}.codes").astype("float32")
-        weight *= self.values(f"{name}.scales")
+        weight *= scales
         return weight
 
     def values(self, name: str) -> Float32Array:
         """Return an initializer."""
-        return super().values(name.replace(".attn.bias", ".attn.qkv.bias"))
+        if not name.endswith(".attn.bias"):
+            return super().values(name)
+        bias: Float32Array = super().values(name.replace(".bias", ".qkv.bias")) / self._factors
+        return bias

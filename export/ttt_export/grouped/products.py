@@ -11,6 +11,7 @@ result does not depend on what is computed beside it: a cached row stays equal t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -30,8 +31,18 @@ _KINDS: Final = {np.dtype(t): name for name, t in NUMPY_FLOATS.items()}
 class Products(Protocol):
     """Emits a product of the decoder by its name."""
 
-    def emit(self, writer: GraphWriter, x: str, name: str, bias: Float32Array | None) -> str:
-        """Add x [1, Q, K] @ W [K, N] (+ bias [N]) for the matrix `name`; return the result."""
+    def emit(
+        self,
+        writer: GraphWriter,
+        x: str,
+        name: str,
+        bias: Float32Array | None = None,
+        factors: Float32Array | None = None,
+    ) -> str:
+        """Add x [1, Q, K] @ W [K, N] (+ bias [N]) for the matrix `name`; return the result.
+
+        `factors` [N] multiply the columns of W (not the bias); they go into its scales.
+        """
         ...
 
 
@@ -68,11 +79,22 @@ class BlockProducts:
     def __init__(self, tensors: GraphTensors) -> None:
         self._tensors = tensors
 
-    def emit(self, writer: GraphWriter, x: str, name: str, bias: Float32Array | None) -> str:
+    def emit(
+        self,
+        writer: GraphWriter,
+        x: str,
+        name: str,
+        bias: Float32Array | None = None,
+        factors: Float32Array | None = None,
+    ) -> str:
         """See `Products.emit`."""
         stored = self._tensors.matrix(name)
         if isinstance(stored, BlockQuantized):
+            if factors is not None:
+                stored = replace(stored, scales=stored.scales * factors)
             return self._blocks(writer, x, name, stored, bias)
+        if factors is not None:
+            stored = stored.astype(np.float32) * factors
         kind = _KINDS[stored.dtype]
         weight = writer.weight(f"{name}.weight", kind, stored.shape, [stored])
         if kind != "float32":
@@ -128,10 +150,19 @@ class RowProducts:
     def __init__(self, matrices: dict[str, Matrix]) -> None:
         self._matrices = matrices
 
-    def emit(self, writer: GraphWriter, x: str, name: str, bias: Float32Array | None) -> str:
+    def emit(
+        self,
+        writer: GraphWriter,
+        x: str,
+        name: str,
+        bias: Float32Array | None = None,
+        factors: Float32Array | None = None,
+    ) -> str:
         """See `Products.emit`."""
         matrix = self._matrices[name]
         codes, scales = self._weight(matrix)
+        if factors is not None:
+            scales = scales * factors
         inputs = [
             self._rounded(writer, x),
             writer.weight(f"{name}.codes", "int8", codes.shape, [codes]),

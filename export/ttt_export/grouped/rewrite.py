@@ -22,7 +22,7 @@ from ttt_export.checks import Check, ValidationError
 from ttt_export.decoder_graph import layer_matrices
 from ttt_export.executors import Written, executor_for
 from ttt_export.graph_weights import BundleWeights, GraphTensors
-from ttt_export.grouped.emitter import GroupedEmitter
+from ttt_export.grouped.emitter import GroupedEmitter, query_factors
 from ttt_export.grouped.exact import RowTensors, make_exact
 from ttt_export.grouped.products import BlockProducts, Products, RowProducts, emit_middles
 from ttt_export.leak_probe import probe_leaks
@@ -193,7 +193,7 @@ def _check_heads(portable: Written, lean: Written, seed: int) -> list[Check]:
 def _check_rows(portable: Written, block: Written, seed: int) -> list[Check]:
     """Hold the second body to the reference on its own weights, and look for leaks."""
     source = BundleWeights(portable.folder, block.config, block.layout, block.table)
-    source.decoder = RowTensors(block.path(DECODER))
+    source.decoder = RowTensors(block.path(DECODER), query_factors(block.config))
     reference = StreamedReference(block.config, block.layout, source, head_name="lm_head.weight")
     twin = _exact(block)
     cases = decoder_cases(block.layout, seed, SHORT_BLOCK if block.is_large else BLOCK)

@@ -32,7 +32,7 @@ class OneMatrix:
         return self._stored
 
 
-def product(tmp_path, products, x, bias=None):
+def product(tmp_path, products, x, bias=None, factors=None):
     """Return x [Q, K] @ W (+ bias) as onnxruntime computes it."""
     spec = GraphSpec(
         "product",
@@ -41,7 +41,7 @@ def product(tmp_path, products, x, bias=None):
     )
     with GraphWriter(tmp_path / "product.onnx") as writer:
         emit_middles(writer)
-        writer.node("Identity", [products.emit(writer, "x", "w", bias)], "y")
+        writer.node("Identity", [products.emit(writer, "x", "w", bias, factors)], "y")
         writer.finish(spec)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -76,6 +76,20 @@ def test_float_matrices_stay_what_they_are(tmp_path, draw):
         x = draw.standard_normal((ROWS, WIDTH)).astype(np.float32)
         got = product(tmp_path, BlockProducts(OneMatrix(weight)), x)
         np.testing.assert_allclose(got, x @ weight.astype(np.float32), rtol=1e-4, atol=1e-4)
+
+
+def test_factors_multiply_columns(tmp_path, draw):
+    weight = draw.standard_normal((WIDTH, OUTPUTS)).astype(np.float32)
+    stored = quantize(weight, Scheme("int4", block=32))
+    factors = draw.uniform(0.1, 3, OUTPUTS).astype(np.float32)
+    x = draw.standard_normal((ROWS, WIDTH)).astype(np.float32)
+    for products in (BlockProducts(OneMatrix(stored)), BlockProducts(OneMatrix(weight))):
+        plain = product(tmp_path, products, x)
+        scaled = product(tmp_path, products, x, factors=factors)
+        np.testing.assert_allclose(scaled, plain * factors, rtol=1e-4, atol=1e-4)
+    plain = product(tmp_path, row_products(weight), x)
+    scaled = product(tmp_path, row_products(weight), x, factors=factors)
+    np.testing.assert_allclose(scaled, plain * factors, rtol=1e-4, atol=1e-4)
 
 
 def test_odd_numbers_of_zero_points_are_padded():
