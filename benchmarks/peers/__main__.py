@@ -121,6 +121,7 @@ def _command(
     """Measure text steps and blocks of all engines; table first, one JSON document last."""
     work.mkdir(parents=True, exist_ok=True)
     missing: dict[str, str] = {}
+    checkpoint = prepare.plain_checkpoint(checkpoint, work / "checkpoint")
     models: list[tuple[str, str, Path]] = [(name, kind, bundle) for name, kind in OURS.items()]
     for name, (kind, file, make) in PEERS.items():
         if only and not any(word in name for word in only):

@@ -12,6 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def plain_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Return the same checkpoint under the name of the architecture that peers know."""
+    folder.mkdir(exist_ok=True)
+    for file in checkpoint.iterdir():
+        if file.name != "config.json" and not (folder / file.name).exists():
+            (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["architectures"] = ["Qwen2ForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return folder
+
+
 def gguf_q4_0(checkpoint: Path, out: Path, threads: int) -> None:
     """Write Q4_0 for llama.cpp; the tied table in Q8_0, as its own quantizer stores it."""
     import gguf
