@@ -44,7 +44,7 @@ OPEN_GATES = Gates(min_agreement=0.0, max_mel_db=1e9, max_spectrum_db=1e9)
 def work(folder: Path, entry: CodecEntry) -> dict[str, float]:
     """Return GFLOP of the stages: of a second of sound, and of one guided evaluation of the flow.
 
-    The tokenizer's figure is that of a block of 4 s behind 4 s; the flow's that of a chunk of 26
+    The tokenizer's figure is that of a block of 4 s behind 4 s; the flow's that of a chunk of 25
     tokens behind the window.
     """
     params = DecoderParams.from_dict(entry.params["decoder"])

@@ -89,7 +89,7 @@ def test_a_missed_gate_publishes_nothing(tiny_codec: Path, tmp_path: Path) -> No
 
 def test_unknown_precisions_and_unequal_halves_are_refused(tiny_codec, tmp_path) -> None:
     with pytest.raises(ExportError, match="expected one of fp32"):
-        graph_precisions("fp8", "cpu")
+        graph_precisions("fp3", "cpu")
     write_tokenizer(tmp_path / "other", "tiny")
     config = tmp_path / "other" / "config.json"
     config.write_text(

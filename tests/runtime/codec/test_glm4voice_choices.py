@@ -41,7 +41,7 @@ def test_the_stream_whose_mel_is_compared_is_the_stream(tiny_glm: TinyGlm) -> No
 
 
 def test_rows_of_times_and_distances(tiny_glm: TinyGlm, single, monkeypatch) -> None:
-    monkeypatch.setattr(choices, "WINDOWS", (0, 40))
+    monkeypatch.setattr(choices, "WINDOWS", (0, 20))
     monkeypatch.setattr(choices, "STREAM_TOKENS", 30)
     same = {"same": tiny_glm.decoder}
     rows = time_rows(tiny_glm.decoder, single, same, 1)
@@ -51,7 +51,7 @@ def test_rows_of_times_and_distances(tiny_glm: TinyGlm, single, monkeypatch) -> 
     far = distance_rows(tiny_glm.decoder, same)
     by_option = {row.option: row for row in far}
     assert by_option["precision"].mel_rms_db == 0.0
-    assert {row.value for row in far if row.option == "window"} == {"0 tokens", "40 tokens"}
+    assert {row.value for row in far if row.option == "window"} == {"0 tokens", "20 tokens"}
     assert all(row.mel_rms_db is not None and row.mel_rms_db > 0 for row in far[:5])
     assert "dB" in far[0].line()
 

@@ -36,9 +36,9 @@ class StreamOptions:
         plan_tokens: sizes of the first chunks; the last one repeats.
     """
 
-    window_tokens: int = 40
+    window_tokens: int = 20
     hold_frames: int = 34
-    plan_tokens: tuple[int, ...] = (13, 13, 26)
+    plan_tokens: tuple[int, ...] = (12, 13, 25)
 
     def __post_init__(self) -> None:
         """Refuse windows and plans that cannot work."""

@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ttt_ref.errors import exit_on_error
+from ttt_ref.errors import ConfigError, exit_on_error
 from ttt_runtime.bundle import Bundle, check_relative
 from ttt_runtime.codec.glm4voice import timing
 from ttt_runtime.codec.glm4voice.decoder import Glm4VoiceDecoder
@@ -33,9 +33,11 @@ from ttt_runtime.graph_spec import GraphSpec
 from ttt_runtime.session import GraphSession, SessionSettings
 
 DB = 20 / math.log(10)  # of a difference of natural logarithms of magnitude
-CHUNK_TOKENS = 26
+CHUNK_TOKENS = 25
+PIECE_SAMPLES = 1_600  # a microphone's piece: 0.1 s
 SECONDS_PER_TOKEN = 0.08
 CODEC_FILE = "codec.json"
+PARTS = ("tokenizer", "flow", "vocoder", "stream")
 REFERENCE = (10, "euler")
 CANDIDATES = (
     *((n, "euler") for n in range(1, 10)),
@@ -124,34 +126,51 @@ def measure(
     repeats: int = 5,
     audio_seconds: float = 10.0,
     stream_seconds: float = 60.0,
+    parts: Collection[str] = PARTS,
 ) -> dict[str, float]:
     """Return real-time factors of the stages and of a stream with the codec's own options.
 
-    The flow's figures are those of a chunk of 26 tokens behind the window.
+    The flow's figures are those of a chunk of 25 tokens behind the window.
     """
     params = decoder.params
-    audio = speechlike(audio_seconds)
-    out = {"rtf_tokenizer": median_s(lambda: tokenizer.encode(audio), repeats) / audio_seconds}
+    out: dict[str, float] = {}
+    if "tokenizer" in parts:
+        audio = speechlike(audio_seconds)
+        encoded = median_s(lambda: tokenizer.encode(audio), repeats)
+        out["rtf_tokenizer"] = encoded / audio_seconds
+        out["encode_rest_s"] = _rest(tokenizer, audio)
     rng = np.random.default_rng(0)
     tokens = params.window_tokens + CHUNK_TOKENS
     codes = rng.integers(0, params.num_codes, tokens)
     frames = timing.frames_before(tokens)
     index = timing.exact_index(0, frames)
     chunk_s = CHUNK_TOKENS * SECONDS_PER_TOKEN
-    flow = decoder.flow
-    out["rtf_flow_encoder"] = median_s(lambda: flow.means(codes, index), repeats) / chunk_s
-    mu = flow.means(codes, index)
-    noise = rng.standard_normal(mu.shape, dtype=np.float32)
-    one = decoder.with_options(steps=1, solver="euler").flow
-    evaluation = median_s(lambda: one.solve(mu, mu[:, :, :0], noise), repeats)
-    out["flow_evaluation_s"] = evaluation
-    out["rtf_flow_10_steps"] = 10 * evaluation / chunk_s
-    evaluations = params.steps * EVALUATIONS_PER_STEP[params.solver]
-    out["rtf_flow_own_steps"] = evaluations * evaluation / chunk_s
-    mel = one.solve(mu, mu[:, :, :0], noise)
-    made = median_s(lambda: decoder.vocoder_stream().push(mel, mel[:, :, :0]), repeats)
-    out["rtf_vocoder"] = made * timing.RATE_HZ / timing.HOP / frames
-    return out | _stream(decoder, stream_seconds)
+    if "flow" in parts:
+        flow = decoder.flow
+        out["rtf_flow_encoder"] = median_s(lambda: flow.means(codes, index), repeats) / chunk_s
+        mu = flow.means(codes, index)
+        noise = rng.standard_normal(mu.shape, dtype=np.float32)
+        one = decoder.with_options(steps=1, solver="euler").flow
+        evaluation = median_s(lambda: one.solve(mu, mu[:, :, :0], noise), repeats)
+        out["flow_evaluation_s"] = evaluation
+        out["rtf_flow_10_steps"] = 10 * evaluation / chunk_s
+        evaluations = params.steps * EVALUATIONS_PER_STEP[params.solver]
+        out["rtf_flow_own_steps"] = evaluations * evaluation / chunk_s
+    if "vocoder" in parts:
+        mel = rng.standard_normal((1, params.mel_bins, frames), dtype=np.float32)
+        made = median_s(lambda: decoder.vocoder_stream().push(mel, mel[:, :, :0]), repeats)
+        out["rtf_vocoder"] = made * timing.RATE_HZ / timing.HOP / frames
+    return out | (_stream(decoder, stream_seconds) if "stream" in parts else {})
+
+
+def _rest(tokenizer: Glm4VoiceTokenizer, audio: NDArray[np.float32]) -> float:
+    """Return the seconds that a streamed recording takes after its last sample."""
+    stream = tokenizer.stream()
+    for begin in range(0, len(audio), PIECE_SAMPLES):
+        stream.push(audio[begin : begin + PIECE_SAMPLES])
+    start = time.perf_counter()
+    stream.finish()
+    return time.perf_counter() - start
 
 
 def _stream(decoder: Glm4VoiceDecoder, seconds: float) -> dict[str, float]:
@@ -161,10 +180,12 @@ def _stream(decoder: Glm4VoiceDecoder, seconds: float) -> dict[str, float]:
     codes = np.random.default_rng(1).integers(0, params.num_codes, count)
     stream, at = decoder.stream(), 0
     times: list[float] = []
+    work: list[float] = []  # CPU seconds: what a chunk costs, whatever else the machine does
     while at + (size := params.chunk_tokens(len(times))) <= count:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         stream.push(codes[at : at + size])
         times.append(time.perf_counter() - start)
+        work.append(time.process_time() - busy)
         at += size
     if len(times) < 4:
         return {}
@@ -172,6 +193,7 @@ def _stream(decoder: Glm4VoiceDecoder, seconds: float) -> dict[str, float]:
         "stream_first_chunk_s": times[0],
         "stream_later_chunk_s": statistics.median(times[2:]),
         "stream_last_over_third": times[-1] / times[2],
+        "stream_last_over_third_cpu": work[-1] / work[2],
         "rtf_stream": sum(times) / (at * SECONDS_PER_TOKEN),
     }
 
@@ -201,6 +223,7 @@ def main(
     stream_seconds: Annotated[float, typer.Option(help="Length of the timed stream.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="In place of the codec's own.")] = None,
     solver: Annotated[str | None, typer.Option(help="In place of the codec's own.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help=f"Only {', '.join(PARTS)}.")] = None,
     solvers: Annotated[bool, typer.Option(help="Also measure every solver.")] = False,
 ) -> None:
     """Measure the codec of a bundle."""
@@ -211,7 +234,10 @@ def main(
         out["loaded_mb"] = memory_mb() - before
         own = {"steps": steps, "solver": solver}
         decoder = decoder.with_options(**{k: v for k, v in own.items() if v is not None})
-        out |= measure(tokenizer, decoder, repeats, stream_seconds=stream_seconds)
+        parts = part or PARTS
+        if unknown := set(parts) - set(PARTS):
+            raise ConfigError(f"--part {unknown.pop()!r}; expected one of {', '.join(PARTS)}")
+        out |= measure(tokenizer, decoder, repeats, stream_seconds=stream_seconds, parts=parts)
         out["peak_mb"] = memory_mb("VmHWM")
         if solvers:
             out["solvers"] = solver_table(decoder)

@@ -84,6 +84,9 @@ class DecoderParams:
     `steps`, `solver`, `window_tokens`, `hold_frames` and `plan_tokens` are choices, not weights:
     another value gives other speed and quality. `speaker` is the vector that every frame gets;
     the released decoder has a single one.
+
+    A span of one block is 25 codes and an end tag, so chunks of 25 never wait for the next block;
+    the first two share one block, so that the first sound comes early.
     """
 
     num_codes: int
@@ -99,9 +102,9 @@ class DecoderParams:
     speaker: tuple[float, ...]
     steps: int = 10
     solver: str = "euler"
-    window_tokens: int = 40
+    window_tokens: int = 20
     hold_frames: int = 34
-    plan_tokens: tuple[int, ...] = (13, 13, 26)
+    plan_tokens: tuple[int, ...] = (12, 13, 25)
     whole_tokens: int = 250
     seed: int = 42
 
