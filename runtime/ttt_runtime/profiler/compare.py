@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ttt_ref.errors import ConfigError
 from ttt_runtime.chooser import exactness_named
-from ttt_runtime.fast import parse_fast
+from ttt_runtime.fast import FastOptions, parse_fast
 from ttt_runtime.profiler.bench import Bench, ProfileOptions, Turn, describe
 from ttt_runtime.profiler.figures import Interval, median_interval, quantiles
 from ttt_runtime.profiler.machine import describe_machine
@@ -143,7 +143,11 @@ def verdict(ratio: Interval) -> str:
 def comparison_markdown(doc: Mapping[str, Any]) -> str:
     """Return the comparison as a table."""
     a, b = doc["compare"]
-    told = [f"{key}={b[key]}" for key in b if key not in ("side", "bundle") and b[key] != a[key]]
+    told = [
+        f"{key}={_fast(b[key]) if key == 'fast' else b[key]}"
+        for key in b
+        if key not in ("side", "bundle") and b[key] != a[key]
+    ]
     lines = [
         f"# A: {a['bundle']}, B: {b['bundle']}" + (f" ({', '.join(told)})" if told else ""),
         "",
@@ -161,6 +165,13 @@ def comparison_markdown(doc: Mapping[str, Any]) -> str:
             f"{'-' if ratio is None else _interval(ratio)} | {row.get('verdict', '')} |"
         )
     return "\n".join([*lines, "", doc["method"]])
+
+
+def _fast(options: Mapping[str, Any] | None) -> str:
+    """Return the fast options that are not at their default."""
+    default = dataclasses.asdict(FastOptions())
+    told = [f"{n}={v}" for n, v in (options or default).items() if v != default[n]]
+    return "+".join(told) or "default"
 
 
 def _interval(row: Mapping[str, float]) -> str:

@@ -69,6 +69,9 @@ def test_more_passes_are_found_to_be_slower(bundle: Path, run: Run) -> None:
     assert doc["figures"]["block_ms"]["verdict"] == "B is slower"
     assert doc["pairs"] == 12
     assert "steps=4" in out.splitlines()[0]
+    fast = ("--exactness", "fast", "--compare", "--b", "fast=guidance=off", *SHORT)
+    code, out, _ = run(bundle, *fast)
+    assert out.splitlines()[0].endswith("(fast=guidance=off)")
     code, out, _ = run(bundle, bundle, "--compare", *SHORT, "-o", "csv")
     assert code == 0
     rows = list(csv.DictReader(out.splitlines()[:-1]))
