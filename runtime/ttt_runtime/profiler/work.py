@@ -131,7 +131,7 @@ def read_bytes(node: NodeRun) -> int:
     """Return the bytes of weights, keys and values that a node reads."""
     if node.operator == _GROUPED:
         rows, row_bytes = _grouped_context(node)
-        return node.parameter_bytes + rows * row_bytes
+        return rows * row_bytes  # of its tables of rotary angles only a few rows are read
     if node.operator in _ATTENTIONS:
         return node.parameter_bytes + sum(tensor.bytes for tensor in node.inputs[1:3])
     if "MatMul" in node.operator and node.parameter_bytes == 0:

@@ -44,6 +44,7 @@ def node(name: str, inputs: list[list[int]], output: list[int], parameters: int 
                 "GroupQueryAttention",
                 [[1, 2, 32], [1, 2, 64, 4], [1, 2, 64, 4], [1], [], [1, 1, 2, 10]],
                 [1, 2, 16],
+                parameters=999,  # tables of rotary angles, of which a few rows are read
             ),
             4 * 2 * 16 * 10,
             2 * 10 * 8 * 4,
