@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_PIECE = 256  # values of one piece when the largest are sought
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
@@ -53,6 +55,23 @@ def confidence_of(best: HeadBest) -> Floats:
     return np.reciprocal(best.sum_exp)
 
 
+def largest(values: Floats, count: int) -> Ids:
+    """Return the indices of the `count` largest values [V], largest first; of equals the first.
+
+    Of 150,000 values a partition takes a millisecond; most of them are ruled out by the peaks of
+    pieces: as many pieces as are wanted hold a value that is at least the bound.
+    """
+    peaks = values[: values.size // _PIECE * _PIECE].reshape(-1, _PIECE).max(axis=1)
+    if count < len(peaks):
+        bound = np.partition(peaks, -count)[-count]
+        candidates = np.flatnonzero(values >= bound)
+    else:
+        candidates = np.arange(values.size)
+    order = np.argsort(-values[candidates], kind="stable")[:count]
+    found: Ids = candidates[order]
+    return found
+
+
 def sample_text(
     logits: Floats,
     temperature: float,
@@ -66,16 +85,13 @@ def sample_text(
     those the ones whose more probable predecessors sum to less than `top_p` (probabilities are
     not renormalised between the two), then a draw.
     """
-    scaled = logits.astype(np.float64) / (temperature if temperature > 0 else 1.0)
-    scaled -= scaled.max()
-    weights = np.exp(scaled)
-    weights /= weights.sum()
-    if top_k and top_k < weights.size:
-        ids = np.argpartition(weights, -top_k)[-top_k:]
-    else:
-        ids = np.arange(weights.size)
-    ids = ids[np.argsort(-weights[ids], kind="stable")]
-    kept = weights[ids]
+    # One pass over all logits in float32 for the sum; only what may be drawn is looked at closer.
+    per_unit = 1.0 / (temperature if temperature > 0 else 1.0)
+    relative = logits - logits.max()
+    relative *= np.float32(per_unit)
+    total = float(np.exp(relative).sum(dtype=np.float64))
+    ids = largest(relative, top_k if top_k else relative.size)
+    kept = np.exp(relative[ids].astype(np.float64)) / total
     if top_p is not None and 0.0 < top_p < 1.0:
         kept = np.where(np.cumsum(kept) - kept < top_p, kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.

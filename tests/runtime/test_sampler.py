@@ -10,6 +10,7 @@ from ttt_runtime.sampler import (
     combine,
     confidence_of,
     gumbel_choice,
+    largest,
     most_confident,
     sample_text,
 )
@@ -127,3 +128,16 @@ def test_gumbel_equals_the_released_formula() -> None:
         u = np.random.default_rng(9).random(logits.shape)
         released = np.exp(logits.astype(np.float64)) / (-np.log(u)) ** temperature
         np.testing.assert_array_equal(ids, released.argmax(1))
+
+
+@pytest.mark.parametrize("size", [1, 5, 255, 256, 700, 5000])
+@pytest.mark.parametrize("count", [1, 3, 10, 6000])
+def test_the_largest_are_found_in_order(size, count):
+    draw = np.random.default_rng([size, count])
+    for values in (
+        draw.standard_normal(size).astype(np.float32),
+        draw.integers(0, 4, size).astype(np.float32),  # many equals
+        np.sort(draw.standard_normal(size).astype(np.float32))[::-1].copy(),
+    ):
+        want = np.argsort(-values, kind="stable")[:count]
+        np.testing.assert_array_equal(largest(values, count), want)
