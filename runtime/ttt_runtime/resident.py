@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-_M_MMAP_THRESHOLD: Final = -3  # glibc's malloc.h
+_M_TRIM_THRESHOLD: Final = -1  # glibc's malloc.h
+_M_MMAP_THRESHOLD: Final = -3
 _LOADING_BYTES: Final = 64 * 1024
 _RUNNING_BYTES: Final = 32 * 2**20  # the largest that glibc would come to by itself
 _MADV_DONTNEED: Final = 4
@@ -42,7 +43,10 @@ def whole_pieces() -> Iterator[None]:
     try:
         yield
     finally:
+        # Both as glibc would come to by itself: a step's arrays must not go back and be faulted in
+        # again. It stops adapting as soon as one is set.
         libc.mallopt(_M_MMAP_THRESHOLD, _RUNNING_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _RUNNING_BYTES)
         libc.malloc_trim(0)
 
 

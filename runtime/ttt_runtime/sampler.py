@@ -89,9 +89,9 @@ def sample_text(
     per_unit = 1.0 / (temperature if temperature > 0 else 1.0)
     relative = logits - logits.max()
     relative *= np.float32(per_unit)
-    total = float(np.exp(relative).sum(dtype=np.float64))
     ids = largest(relative, top_k if top_k else relative.size)
-    kept = np.exp(relative[ids].astype(np.float64)) / total
+    kept = np.exp(relative[ids].astype(np.float64))
+    kept /= float(np.exp(relative, out=relative).sum(dtype=np.float64))
     if top_p is not None and 0.0 < top_p < 1.0:
         kept = np.where(np.cumsum(kept) - kept < top_p, kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.

@@ -47,9 +47,6 @@ SESSION_ATTRIBUTES: Final = frozenset(
     }
 )
 
-# Graphs below this size may share a pool of threads that spin between runs.
-SMALL_GRAPH_BYTES: Final = 48 * 2**20
-
 # onnxruntime's names of element types -> ours.
 _TYPES: Final[Mapping[str, str]] = {
     "tensor(float)": "float32",
@@ -87,21 +84,12 @@ class SessionSettings:
         return self.threads or default_threads()
 
 
-def is_small(graph: Path) -> bool:
-    """Tell whether a graph and its weights stay below SMALL_GRAPH_BYTES."""
-    files = (graph, graph.with_name(f"{graph.name}.data"))
-    return sum(file.stat().st_size for file in files if file.exists()) < SMALL_GRAPH_BYTES
-
-
 class _SharedPool:
     """onnxruntime's process-wide thread pool: wanted by `share_thread_pool`, made when first used.
 
-    Decoder, heads and codec run one after the other; with a pool each, their threads are woken
-    for every run, which small graphs feel. But the shared pool's threads go on spinning after a
-    run, and one that spins where Python wants to go on costs a time slice: more than the waking,
-    as soon as runs take milliseconds. So it is for models whose first graph is small. And once it
-    exists, onnxruntime refuses any session of the process that does not use it, so only a program,
-    never a library, may ask.
+    Decoder, heads and codec run one after the other; with a pool each, threads of idle pools
+    compete with those of the running one. But once the shared pool exists, onnxruntime refuses
+    any session of the process that does not use it, so only a program, never a library, may ask.
     """
 
     def __init__(self) -> None:
@@ -112,10 +100,9 @@ class _SharedPool:
     def want(self) -> None:
         self._wanted = True
 
-    def serves(self, ort: Any, threads: int, graph: Path) -> bool:
-        """Tell whether a graph's session of so many threads is to use the shared pool."""
+    def serves(self, ort: Any, threads: int) -> bool:
+        """Tell whether a session of so many threads is to use the shared pool."""
         with self._lock:
-            self._wanted = self._wanted and (self._threads > 0 or is_small(graph))
             if self._wanted and not self._threads:
                 ort.set_global_thread_pool_sizes(threads, 1)
                 self._threads = threads
@@ -188,7 +175,7 @@ class GraphSession:
                     f"graph {path.name} asks for the session option {key!r}, which is not one of "
                     f"{', '.join(sorted(SESSION_ATTRIBUTES))}"
                 )
-        if _SHARED_POOL.serves(ort, settings.thread_count, path):
+        if _SHARED_POOL.serves(ort, settings.thread_count):
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = settings.thread_count

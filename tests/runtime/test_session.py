@@ -128,24 +128,6 @@ except Exception as error:
     assert result.stdout == "3 ConfigError\n", result.stderr
 
 
-def test_large_graphs_keep_pools_of_their_own(graph: Path) -> None:
-    """Threads that spin between runs cost a large model more than they save."""
-    program = f"""
-from tests.runtime.test_session import SPEC
-from pathlib import Path
-from ttt_runtime import session
-session.SMALL_GRAPH_BYTES = 1
-session.share_thread_pool()
-for threads in (2, 3):
-    session.GraphSession(Path({str(graph)!r}), SPEC, session.SessionSettings(threads=threads))
-print("loaded")
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
-    )
-    assert result.stdout == "loaded\n", result.stderr
-
-
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="threads is 0"):
         SessionSettings(threads=0)
