@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
@@ -69,5 +70,5 @@ class RowTensors(GraphTensors):
         """Return an initializer."""
         if not name.endswith(".attn.bias"):
             return super().values(name)
-        bias: Float32Array = super().values(name.replace(".bias", ".qkv.bias")) / self._factors
-        return bias
+        bias: Float32Array = super().values(name.replace(".bias", ".qkv.bias"))
+        return np.divide(bias, self._factors, dtype=np.float32)

@@ -25,7 +25,7 @@ from ttt_quant.scheme import BlockQuantized
 
 CONTRIB: Final = "com.microsoft"
 ROUNDED_INPUTS: Final = 4  # MatMulNBits' accuracy level: inputs rounded to int8 a block
-_KINDS: Final = {np.dtype(t): name for name, t in NUMPY_FLOATS.items()}
+_KINDS: Final[dict[np.dtype[Any], str]] = {np.dtype(t): n for n, t in NUMPY_FLOATS.items()}
 
 
 class Products(Protocol):
