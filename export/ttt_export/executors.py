@@ -143,9 +143,7 @@ class SlicedExecutor:
         x, past = spec.inputs[0].name, [t for t in spec.inputs if t.name.startswith("past_")]
         fixed = spec.input("mask").shape[1]
         length = fixed if isinstance(fixed, int) else case.longest
-        caches = {
-            t.name: np.zeros(t.resolve({"C": length}), _NUMPY[t.dtype]) for t in past
-        }
+        caches = {t.name: np.zeros(t.resolve({"C": length}), _NUMPY[t.dtype]) for t in past}
         names = [t.name for t in spec.inputs]
         for number, step in enumerate(case.passes):
             stop = len(step.ids)

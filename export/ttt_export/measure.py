@@ -69,6 +69,7 @@ class _Watch:
     def __init__(self, pid: int, said: Path) -> None:
         self.anonymous_bytes = 0
         self.resident_bytes = 0
+        self.high_water_bytes = 0
         self.peak_stage = "start"
         self.stages: dict[str, float] = {}
         self._said = said
@@ -82,12 +83,26 @@ class _Watch:
                 info = self._process.memory_info()
             except psutil.Error:
                 return
+            self.high_water_bytes = max(self.high_water_bytes, self._high_water(), info.rss)
             stage = self._stage()
             self.stages[stage] = self.stages.get(stage, 0.0) + POLL_S
             self.anonymous_bytes = max(self.anonymous_bytes, info.rss - info.shared)
             if info.rss > self.resident_bytes:
                 self.resident_bytes, self.peak_stage = info.rss, stage
             time.sleep(POLL_S)
+
+    def _high_water(self) -> int:
+        """Peak of resident memory as Linux counts it; 0 where it cannot be read.
+
+        The peak in a child's resource usage would not do: it begins with the memory that the
+        measuring process had when it started the child.
+        """
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return 0
+        lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(lines[0].split()[1]) * 1024 if lines else 0
 
     def _stage(self) -> str:
         lines = self._said.read_text(errors="replace").splitlines()
@@ -125,7 +140,7 @@ def measure_export(
             child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
         watch = _Watch(child.pid, said)
         try:
-            _, status, usage = os.wait4(child.pid, 0)
+            _, status = os.waitpid(child.pid, 0)
         except BaseException:  # stopped from outside: the export must not go on alone
             seen = f"{watch.resident_bytes / 1e9:.2f} GB resident at most, {watch.stages}"
             print(f"{checkpoint.name} {precision} stopped; so far {seen}", file=sys.stderr)
@@ -148,7 +163,7 @@ def measure_export(
         sum(size for name, size in sizes.items() if "_head.onnx" in name),
         sum(size for name, size in sizes.items() if name.startswith("embeddings.")),
         seconds,
-        usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        watch.high_water_bytes,
         watch.anonymous_bytes,
         watch.peak_stage,
         plan.peak_bytes,

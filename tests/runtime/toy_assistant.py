@@ -11,6 +11,7 @@ from ttt_runtime.assistant import Assistant
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.prompt import PromptBuilder, Prompts
+from ttt_runtime.sampler import HeadBest
 
 CODES = 8
 SPECIALS = (
@@ -125,13 +126,13 @@ class ScriptedRunner(ToyRunner):
         if len(logits) == 1 and self._is_text_step:
             if is_text:
                 token = self.text_ids[0]
-                best = best._replace(ids=np.array([token]), logits=np.array([1e3]))
+                best = HeadBest(np.array([token]), np.array([1e3]), best.sum_exp)
             else:
                 self.text_ids.pop(0)
         elif not is_text:
             block = self.blocks.pop(0)
             ids = np.array([i if i > layout.audio_start else layout.code_offset + i for i in block])
-            best = best._replace(ids=ids[: len(logits)], logits=np.full(len(logits), 1e3))
+            best = HeadBest(ids[: len(logits)], np.full(len(logits), 1e3), best.sum_exp)
         return best
 
     def forward(self, ids, start, *, scratch=False):  # type: ignore[no-untyped-def]

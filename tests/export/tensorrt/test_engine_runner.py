@@ -61,16 +61,19 @@ Build = Callable[..., Machine]
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Path]) -> Build:
     """Return a function that exports once a precision and puts fake engines beside the graphs."""
-    exported: dict[tuple[str, str], Path] = {}
+    exported: dict[tuple[str, str, Path], Path] = {}
 
-    def make(engine: str = "tensorrt", precision: str = "fp32") -> Machine:
-        key = (engine, precision)
+    def make(
+        engine: str = "tensorrt", precision: str = "fp32", checkpoint: Path | None = None
+    ) -> Machine:
+        source = checkpoint or golden_checkpoints[0]
+        key = (engine, precision, source)
         if key not in exported:
             path = tmp_path_factory.mktemp("engines") / "bundle"
             options = ExportOptions(
                 precision=precision, engine=engine, cache_rows=CACHE_ROWS, engines=False
             )
-            export_checkpoint(golden_checkpoints[0], path, options=options)
+            export_checkpoint(source, path, options=options)
             exported[key] = path
         path = exported[key]
         graphs = Bundle.open(path).config.graphs
@@ -86,7 +89,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Pat
 
 
 def test_golden_generation(generation_case: Any, build: Build) -> None:
-    machine = build()
+    machine = build(checkpoint=generation_case.checkpoint)
     speech = SpeechEngine(machine.runner(), machine.bundle.config.layout)
     prompt = generation_case["prompt_ids"].tolist()
     new_ids = speech.generate_ids(prompt, GenerationConfig.from_dict(generation_case.args))
