@@ -54,6 +54,9 @@ class _Rounding:
     def prepare_heads(self, source: WeightSource) -> None:
         return None
 
+    def input_peak(self, name: str) -> float | None:
+        return None  # the codec's inputs are not rounded
+
     def quantize(self, weight: Float32Array, scheme: Scheme, name: str) -> BlockQuantized:
         return quantize_rtn(weight, scheme)
 
