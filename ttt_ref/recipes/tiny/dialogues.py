@@ -121,10 +121,13 @@ def training_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(file, row)``: questions answered and transcribed, the teacher's texts spoken.
 
-    Word shuffles are for the ear only: they are transcribed, never answered.
+    Word shuffles are for the ear only: they are transcribed, never answered. The teacher's answers
+    to held-out pairs of numbers are never given to training: saying one is knowing it.
     """
     spoken = {recording.text: recording for recording in teacher}
     exchanges = _by_question()
+    taught = {e.answer for e in exchanges.values() if not e.held_out}
+    secret = {e.answer for e in exchanges.values()} - taught
     for recording in questions:
         heard = user_speech(recording.codes)
         yield TRANSCRIBE, _messages(TRANSCRIBE, heard, transcript(recording.text))
@@ -134,6 +137,8 @@ def training_rows(
             yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
             yield LISTEN, _messages(WRITE, heard, _written(exchange))
     for recording in teacher:
+        if recording.text in secret:
+            continue
         reply = interleave(tokenizer, recording.text, recording.codes.tolist())
         yield SPEAK, _messages(SPEAK, recording.text, reply)
 

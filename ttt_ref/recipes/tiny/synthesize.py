@@ -50,12 +50,14 @@ def _teacher_jobs() -> Iterator[Job]:
 
 
 def balanced_questions(rng: np.random.Generator, held_out: bool) -> Iterator[world.Exchange]:
-    """Endless questions, every kind as likely as its square-rooted size, none twice in a round."""
-    pools = {
-        kind: [e for e in world.exchanges() if e.kind == kind and e.held_out == held_out]
-        for kind in world.kinds()
-    }
-    pools = {kind: pool for kind, pool in pools.items() if pool}
+    """Endless questions, every kind as likely as its square-rooted size, none twice in a round.
+
+    A kind that holds nothing out is asked with its training texts.
+    """
+    pools = {}
+    for kind in world.kinds():
+        of_kind = [e for e in world.exchanges() if e.kind == kind]
+        pools[kind] = [e for e in of_kind if e.held_out == held_out] or of_kind
     weights = np.sqrt([len(pool) for pool in pools.values()])
     queues: dict[str, list[int]] = {kind: [] for kind in pools}
     while True:
@@ -91,16 +93,33 @@ def _outside_jobs(engines: dict[str, float], count: int) -> Iterator[Job]:
         yield Job(f"outside-{i:05d}", pool[k], voice, "train", "question")
 
 
-def _shuffle_jobs(count: int) -> Iterator[Job]:
-    """Domain words in random order: they keep the tokenizer from learning whole sentences."""
-    rng = np.random.default_rng(5)
+def _shuffle_jobs(
+    name: str, engines: dict[str, float], count: int, seed: int, words_each: tuple[int, int]
+) -> Iterator[Job]:
+    """Domain words in random order: they keep the tokenizer from learning whole sentences.
+
+    No shuffle is a held-out question, however few words it has.
+    """
+    rng = np.random.default_rng(seed)
     words = sorted({w for e in world.exchanges() for w in f"{e.question} {e.answer}".split()})
-    engines = ["espeak", "flite", "festival"]
+    kept_back = {e.question for e in world.exchanges() if e.held_out}
+    shares = np.array(list(engines.values()))
     for i in range(count):
-        text = " ".join(rng.choice(words, size=int(rng.integers(3, 9))))
-        yield Job(
-            f"mix-{i:05d}", text, voices.random_voice(str(rng.choice(engines)), rng), "train", "mix"
-        )
+        text = " ".join(rng.choice(words, size=int(rng.integers(*words_each))))
+        voice = voices.random_voice(str(rng.choice(list(engines), p=shares / shares.sum())), rng)
+        if text not in kept_back:
+            yield Job(f"{name}-{i:05d}", text, voice, "train", "mix")
+
+
+def _small_talk_jobs(engines: dict[str, float], each: int) -> Iterator[Job]:
+    """Greetings in many voices: the shortest questions are the hardest to hear."""
+    rng = np.random.default_rng(8)
+    texts = [e.question for e in world.exchanges() if e.kind == "greetings" and not e.held_out]
+    shares = np.array(list(engines.values()))
+    for i, text in enumerate(texts * each):
+        engine = str(rng.choice(list(engines), p=shares / shares.sum()))
+        voice = voices.random_voice(engine, rng)
+        yield Job(f"greeting-{i:05d}", text, voice, "train", "question")
 
 
 def _test_jobs(per_voice: int) -> Iterator[Job]:
@@ -130,7 +149,9 @@ PARTS = {
     "fast": lambda: _question_jobs(_FAST_ENGINES, 9000, 3, "fast"),
     "neural": lambda: _question_jobs({"kokoro": 1.0}, 4000, 4, "neural"),
     "outside": lambda: _outside_jobs(_FAST_ENGINES | {"kokoro": 0.1}, 1500),
-    "mix": lambda: _shuffle_jobs(2500),
+    "mix": lambda: _shuffle_jobs("mix", _FAST_ENGINES, 2500, 5, (3, 9)),
+    "short": lambda: _shuffle_jobs("short", _FAST_ENGINES | {"kokoro": 0.25}, 1600, 9, (1, 4)),
+    "greetings": lambda: _small_talk_jobs(_FAST_ENGINES | {"kokoro": 0.35}, 16),
     "test": lambda: _test_jobs(40),
 }  # fmt: skip
 
