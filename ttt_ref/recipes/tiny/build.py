@@ -22,11 +22,12 @@ from tqdm import tqdm
 from ttt_ref.codec.builtin.checkpoint import load_tokenizer
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.config import GenerationConfig
-from ttt_ref.errors import ConfigError, exit_on_error
+from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
 from ttt_ref.recipes.tiny import dialogues, text_tokenizer, voices
 from ttt_ref.recipes.tiny.corpus import Corpus, Utterance
 from ttt_ref.recipes.tiny.dialogues import Recording
 from ttt_ref.recipes.tiny.encode import encode_corpus
+from ttt_ref.tokenizer_files import load_tokenizer as load_words
 
 STEPS_A_BLOCK = 4
 BLOCK = dialogues.SPEECH_CHUNK + 1  # a whole span and its end tag are one block
@@ -57,6 +58,22 @@ def encode(tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int)
     ]
 
 
+def earlier_words(folder: Path, num_codes: int) -> Tokenizer:
+    """Read the text tokenizer of an earlier model.
+
+    Raises:
+        CheckpointError: no tokenizer there, a broken one, or one without the codec's tokens.
+    """
+    text = load_words(folder)
+    lacks = [t for t in text_tokenizer.special_tokens(num_codes) if text.token_to_id(t) is None]
+    if lacks:
+        raise CheckpointError(
+            f"the tokenizer in {folder} lacks {len(lacks)} tokens of a codec of {num_codes} codes, "
+            f"such as {lacks[0]}; give the tokenizer of a model made with the same codec"
+        )
+    return text
+
+
 def build(
     data: Path, codec: Path, out: Path, versions: int, seed: int, words: Path | None = None
 ) -> None:
@@ -69,7 +86,7 @@ def build(
     if words is None:
         text = text_tokenizer.build(out / "tokenizer", tokenizer.config.num_codes)
     else:
-        text = Tokenizer.from_file(str(words / "tokenizer.json"))
+        text = earlier_words(words, tokenizer.config.num_codes)
         shutil.copytree(words, out / "tokenizer", dirs_exist_ok=True)
     teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed)
     known = {recording.text for recording in teacher}

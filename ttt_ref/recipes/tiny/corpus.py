@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ttt_ref.errors import CheckpointError
+from ttt_ref.errors import CheckpointError, DataError
 
 Audio = npt.NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
@@ -31,16 +32,63 @@ class Utterance:
     samples: int
 
 
+def _utterance(line: str) -> Utterance:
+    """Read a manifest line; ValueError tells what is wrong with it."""
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not a table")
+    found: dict[str, Any] = {}
+    for field in fields(Utterance):
+        value = values.get(field.name)
+        if type(value).__name__ != field.type:
+            raise ValueError(f"`{field.name}` is {value!r}, expected {field.type}")
+        found[field.name] = value
+    utterance = Utterance(**found)
+    if utterance.offset < 0 or utterance.samples < 1:
+        raise ValueError(f"{utterance.samples} samples from {utterance.offset} on")
+    return utterance
+
+
+def _read_manifest(folder: Path) -> list[Utterance]:
+    manifest = folder / "manifest.jsonl"
+    if not manifest.is_file() or not (folder / "audio.i16").is_file():
+        raise DataError(
+            f"{folder} is no speech corpus; expected a folder with manifest.jsonl and audio.i16, "
+            "as ttt_ref.recipes.tiny.synthesize writes it"
+        )
+    found = []
+    # Lines end in line feeds alone: other separators may stand inside a text.
+    for number, line in enumerate(manifest.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            try:
+                found.append(_utterance(line.decode("utf-8")))
+            except ValueError as error:
+                raise DataError(
+                    f"{manifest} line {number} is no utterance ({error}); remove the line or "
+                    "synthesise the corpus again"
+                ) from None
+    return found
+
+
 class Corpus:
-    """Random access to the utterances of a folder with ``audio.i16`` and ``manifest.jsonl``."""
+    """Random access to the utterances of a folder with ``audio.i16`` and ``manifest.jsonl``.
+
+    Raises:
+        DataError: the folder is no corpus, or one of its files is broken.
+        CheckpointError: there is less audio than the manifest says.
+    """
 
     def __init__(self, folder: Path, keep: Callable[[Utterance], bool] | None = None):
-        manifest, raw = folder / "manifest.jsonl", folder / "audio.i16"
-        names = Utterance.__dataclass_fields__
-        lines = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
-        every = [Utterance(**{k: v for k, v in line.items() if k in names}) for line in lines]
+        raw = folder / "audio.i16"
+        every = _read_manifest(folder)
         self.utterances = [u for u in every if keep is None or keep(u)]
-        self._audio = np.memmap(raw, dtype=np.int16, mode="r")
+        try:
+            self._audio = np.memmap(raw, dtype=np.int16, mode="r")
+        except ValueError:  # nothing to map, or half a sample
+            raise DataError(
+                f"{raw} has {raw.stat().st_size} bytes, which is no 16-bit audio; "
+                "synthesise the corpus again"
+            ) from None
         end = max((u.offset + u.samples for u in every), default=0)
         if end > len(self._audio):
             raise CheckpointError(

@@ -147,7 +147,12 @@ def written_rows() -> Iterator[dict[str, Any]]:
     """Every training question and every drill as text, with its answer as text."""
     for exchange in (*world.exchanges(), *world.drills()):
         if not exchange.held_out:
-            yield _messages(WRITE, exchange.question, _written(exchange))
+            yield written_row(exchange)
+
+
+def written_row(exchange: world.Exchange) -> dict[str, Any]:
+    """A typed question with its typed answer."""
+    return _messages(WRITE, exchange.question, _written(exchange))
 
 
 def _written(exchange: world.Exchange) -> str:

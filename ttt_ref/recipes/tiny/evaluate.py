@@ -20,7 +20,7 @@ import numpy.typing as npt
 import typer
 from tqdm import tqdm
 
-from ttt_ref.errors import exit_on_error
+from ttt_ref.errors import DataError, exit_on_error
 from ttt_ref.recipes.tiny import facts, world
 from ttt_ref.recipes.tiny.augment import add_noise
 from ttt_ref.recipes.tiny.corpus import Corpus
@@ -71,10 +71,34 @@ def _put(
     return reply, np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
+def open_corpus(data: Path, limit: int | None) -> Corpus:
+    """Open the recordings to put: all of ``data``, or about ``limit`` of them.
+
+    Raises:
+        DataError: no corpus, an empty one, or one with questions that the world does not have.
+    """
+    corpus = Corpus(data)
+    known = {e.question for e in world.exchanges()}
+    strange = [u for u in corpus.utterances if u.text not in known]
+    if not corpus.utterances:
+        raise DataError(f"{data} holds no recording; give the part `test` of the recipe's corpus")
+    if strange:
+        raise DataError(
+            f"{len(strange)} of the {len(corpus)} texts of {data} are no questions of this "
+            f"world, such as {strange[0].text!r}; give the part `test` as this version's "
+            "synthesize writes it"
+        )
+    if limit is not None and len(corpus) > limit:
+        step = len(corpus) / limit
+        kept = {corpus.utterances[int(k * step)].id for k in range(limit)}
+        corpus = Corpus(data, lambda u: u.id in kept)
+    return corpus
+
+
 def run(
     assistant: Assistant, corpus: Corpus, noisy: bool, listener: Listener | None, seed: int
 ) -> list[Turn]:
-    """Put every recording of ``corpus`` to the assistant."""
+    """Put every recording of ``corpus`` to the assistant; see :func:`open_corpus`."""
     exchanges = {e.question: e for e in world.exchanges()}
     turns = []
     for i, utterance in enumerate(tqdm(corpus.utterances, desc="noisy" if noisy else "clean")):
@@ -178,21 +202,20 @@ def main(
     data: Annotated[Path, typer.Argument(help="corpus part `test`")],
     report: Annotated[Path, typer.Option(help="JSON with every turn")] = Path("evaluation.json"),
     preset: Annotated[str | None, typer.Option(help="generation preset")] = None,
-    limit: Annotated[int | None, typer.Option(help="only every n-th, about this many")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="only every n-th, about this many")
+    ] = None,
     listen: Annotated[bool, typer.Option(help="let whisper-base hear the spoken answers")] = True,
-    threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
-    seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the noise")] = 0,
 ) -> None:
     """Hear the test recordings and print the table of measures."""
     with exit_on_error():
+        report.absolute().parent.stat()  # told now rather than after the whole measurement
+        corpus = open_corpus(data, limit)
         assistant = Assistant.from_bundle(bundle, preset=preset, threads=threads)
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ttt-edge"
         listener = Listener(cache, threads) if listen else None
-        corpus = Corpus(data)
-        if limit is not None and len(corpus) > limit:
-            step = len(corpus) / limit
-            kept = {corpus.utterances[int(k * step)].id for k in range(limit)}
-            corpus = Corpus(data, lambda u: u.id in kept)
         turns = run(assistant, corpus, False, listener, seed)
         turns += run(assistant, corpus, True, None, seed)
         rows = summarise(turns)

@@ -77,7 +77,9 @@ def drills() -> Iterator[Exchange]:
     yield from _clock(steps=range(7, 12))
 
 
-def _reckoned(kind: str, a: int, b: int, result: int, wordings: tuple[str, ...]) -> Iterator[Exchange]:
+def _reckoned(
+    kind: str, a: int, b: int, result: int, wordings: tuple[str, ...]
+) -> Iterator[Exchange]:
     expression = f"{number_words(a)} {kind} {number_words(b)}"
     for wording in wordings:
         answer = f"{expression} is {number_words(result)}"

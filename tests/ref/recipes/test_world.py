@@ -1,0 +1,91 @@
+"""What the small world keeps back from training, and the report on what a model knows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ttt_ref import checkpoint
+from ttt_ref.recipes.tiny import dialogues, synthesize, world
+from ttt_ref.recipes.tiny.dialogues import SPEAK, Recording
+from ttt_ref.recipes.tiny.typed_report import right_answers, table
+
+ROOT = Path(__file__).resolve().parents[3]
+ARITHMETIC = ("plus", "minus", "times")
+
+
+def held_out() -> list[world.Exchange]:
+    return [e for e in world.exchanges() if e.held_out]
+
+
+def test_no_drill_holds_a_question_or_an_answer_that_is_held_out() -> None:
+    questions = {e.question for e in held_out()}
+    sums = {e.answer for e in held_out() if e.kind in ARITHMETIC}
+    assert questions and sums
+    for drill in world.drills():
+        assert drill.question not in questions
+        assert drill.answer not in sums
+
+
+def test_every_drill_is_reckoned_right() -> None:
+    numbers = {world.number_words(n): n for n in range(401)}
+    checked = 0
+    for drill in world.drills():
+        if drill.kind not in ARITHMETIC:
+            continue
+        expression, result = drill.answer.split(" is ")
+        left, right = (numbers[part] for part in expression.split(f" {drill.kind} "))
+        by_kind = {"plus": left + right, "minus": left - right, "times": left * right}
+        assert numbers[result] == by_kind[drill.kind], drill.answer
+        checked += 1
+    assert checked > 4000
+
+
+def test_a_held_out_pair_of_numbers_has_its_partner_in_training() -> None:
+    taught = {e.answer for e in world.exchanges() if not e.held_out}
+    for exchange in held_out():
+        if exchange.kind in ("plus", "times"):
+            expression, result = exchange.answer.split(" is ")
+            left, right = expression.split(f" {exchange.kind} ")
+            assert f"{right} {exchange.kind} {left} is {result}" in taught
+
+
+def test_no_shuffle_is_a_held_out_question() -> None:
+    kept_back = {e.question for e in held_out()}
+    for part in ("mix", "short"):
+        jobs = list(synthesize.PARTS[part]())
+        assert len(jobs) > 1000
+        assert not kept_back & {job.text for job in jobs}
+
+
+def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:
+    tokenizer = checkpoint.load(ROOT / "checkpoints" / "tiny").tokenizer
+    secret = next(e for e in held_out() if e.kind == "plus")
+    known = next(e for e in world.exchanges() if e.kind == "plus" and not e.held_out)
+    codes = np.arange(40)
+    teacher = [Recording(e.answer, "answer", codes) for e in (secret, known)]
+    rows = list(dialogues.training_rows(tokenizer, [], teacher))
+    spoken = [row["messages"][1]["content"] for task, row in rows if task == SPEAK]
+    assert spoken == [known.answer]
+    typed = {row["messages"][1]["content"] for row in dialogues.written_rows()}
+    assert known.question in typed and secret.question not in typed
+
+
+def test_the_shipped_text_tokenizer_spells_every_drill() -> None:
+    tokenizer = checkpoint.load(ROOT / "checkpoints" / "tiny").tokenizer
+    for drill in world.drills():
+        ids = tokenizer.encode(drill.answer, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == drill.answer
+
+
+def test_the_report_counts_a_right_answer_and_a_wrong_one() -> None:
+    loaded = checkpoint.load(ROOT / "checkpoints" / "tiny")
+    taught = [e for e in world.exchanges() if e.kind == "capitals" and not e.held_out][:3]
+    wrong = world.Exchange("capitals", taught[0].question, "the capital of france is rome", False)
+    asked = [*taught, wrong]
+    right = list(
+        right_answers(loaded.model.eval(), loaded.tokenizer, asked, loaded.layout.audio_start)
+    )
+    assert right == [True, True, True, False]
+    assert "75.0 % of 4" in table(asked, right)[-1]
