@@ -24,6 +24,7 @@ MAX_SEQUENCE = 1024
 SYNTHETIC_COUNT = 12
 # Of given sequences every fourth is kept from calibration and judges the result.
 HELD_OUT_EVERY = 4
+_TURN = ("role", "content")
 
 _SENTENCES = (
     "What is the capital of France?",
@@ -72,7 +73,10 @@ def load_sequences(checkpoint: Checkpoint, path: Path | None = None, seed: int =
         )
     read = _read(path, checkpoint.tokenizer, checkpoint.layout)
     if len(read) < 2:
-        raise ExportError(f"{path} has {len(read)} sequences; at least 2 are needed")
+        raise ExportError(
+            f"{path} has {len(read)} sequences; at least 2 are needed, one to calibrate on and one "
+            "to judge by: add lines, or remove the file for synthetic sequences"
+        )
     judged = read[::HELD_OUT_EVERY]
     rest = [ids for number, ids in enumerate(read) if number % HELD_OUT_EVERY]
     return Sequences(tuple(rest), tuple(judged), f"sequences of {path.name}")
@@ -91,13 +95,15 @@ def _read(path: Path, tokenizer: Tokenizer, layout: TokenLayout) -> list[IntArra
             continue
         try:
             ids = _ids_of(json.loads(line), tokenizer)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             raise ExportError(
-                f'{path} line {number} is neither {{"ids": [...]}} nor {{"messages": [...]}}'
+                f'{path} line {number} is neither {{"ids": [whole numbers]}} nor {{"messages": '
+                '[{"role": text, "content": text}, ...]}; mend or remove the line'
             ) from None
         if not ids or min(ids) < 0 or max(ids) >= layout.vocab_size:
             raise ExportError(
-                f"{path} line {number} is empty or has ids outside 0 .. {layout.vocab_size - 1}"
+                f"{path} line {number} is empty or has ids outside 0 .. {layout.vocab_size - 1}; "
+                "was it made with another model's tokenizer?"
             )
         found.append(np.array(ids[:MAX_SEQUENCE], dtype=np.int64))
     return found
@@ -105,10 +111,13 @@ def _read(path: Path, tokenizer: Tokenizer, layout: TokenLayout) -> list[IntArra
 
 def _ids_of(record: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
     if "ids" in record:
-        return [int(i) for i in record["ids"]]
-    turns = (
-        f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in record["messages"]
-    )
+        # Nothing is converted: int() would make ids of "123", true and 1.5.
+        if not all(type(i) is int for i in record["ids"]):
+            raise TypeError("ids are whole numbers")
+        return list(record["ids"])
+    if not all(isinstance(turn[key], str) for turn in record["messages"] for key in _TURN):
+        raise TypeError("turns are texts")
+    turns = (f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in record["messages"])
     return list(tokenizer.encode("".join(turns), add_special_tokens=False).ids)
 
 

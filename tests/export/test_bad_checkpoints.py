@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
+from ttt_export.sequences import CALIBRATION_FILE
 from ttt_export.source import find_checkpoint, open_checkpoint
 from ttt_export.weights import CheckpointWeights, tensor
 from ttt_ref.errors import CheckpointError, ConfigError, ExportError, TttError
@@ -192,12 +193,25 @@ def test_too_little_memory(tied, tmp_path, monkeypatch):
         (['{"ids": [1, 100000]}', '{"ids": [1]}'], "outside"),
         (['{"ids": [1, 2]}'], "at least 2"),
         (['{"ids": [1, 2]}', '{"messages": "hello"}'], "line 2"),
+        ([], "0 sequences"),
+        (['{"ids": []}'], "empty"),
+        (['{"ids": [1]}', '{"ids": [-1]}'], "line 2 is empty or has ids outside"),
+        (['{"ids": [1e400]}'], "line 1 is neither"),  # was an OverflowError
+        (['{"ids": "123"}'], "line 1 is neither"),  # was read as 1, 2, 3
+        (['{"ids": [true, 1.5]}'], "line 1 is neither"),
+        (['{"ids": null}'], "line 1 is neither"),
+        (["7"], "line 1 is neither"),
+        (['{"messages": [{"role": "user", "content": null}]}'], "line 1 is neither"),
     ],
 )
-def test_wrong_sequences(tied, tmp_path, lines, part):
+def test_wrong_sequences(copy, tmp_path, lines, part):
+    """Given ones and the checkpoint's own are read alike."""
     file = tmp_path / "sequences.jsonl"
     file.write_text("\n".join(lines))
-    assert part in refused(tied, tmp_path, ExportError, sequences=file)
+    assert part in refused(copy, tmp_path, ExportError, sequences=file)
+    shutil.copyfile(file, copy / CALIBRATION_FILE)
+    assert CALIBRATION_FILE in (message := refused(copy, tmp_path, ExportError))
+    assert part in message
 
 
 def test_names_that_are_neither_folder_nor_hub():
