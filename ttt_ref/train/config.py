@@ -157,7 +157,12 @@ class OptimizerSection:
         _one_of("optimizer.name", self.name, OPTIMIZERS)
         _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0")
         _require(self.accumulation_steps >= 1, "optimizer.accumulation_steps must be at least 1")
-        _require(0.0 <= self.ema_decay < 1.0, "optimizer.ema_decay must lie in 0 to below 1")
+        for name in ("beta1", "beta2", "momentum", "ema_decay"):
+            value = getattr(self, name)
+            _require(0.0 <= value < 1.0, f"optimizer.{name} is {value}; expected 0 to below 1")
+        for name in ("eps", "weight_decay"):
+            value = getattr(self, name)
+            _require(value >= 0.0, f"optimizer.{name} is {value}; expected 0 or more")
 
 
 @dataclass(frozen=True)

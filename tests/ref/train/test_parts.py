@@ -79,6 +79,12 @@ def test_the_example_file_is_valid_and_complete() -> None:
         ({"objective": {"accumulation": "wrong"}}, "objective.accumulation is 'wrong'"),
         ({"model": {}}, "exactly one of `checkpoint`"),
         ({"batch": {"tokens_per_batch": 10}}, "at least one example"),
+        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum is 1.0; expected 0 to below 1"),
+        ({"optimizer": {"momentum": -0.1}}, "optimizer.momentum is -0.1"),
+        ({"optimizer": {"momentum": float("nan")}}, "optimizer.momentum is nan"),
+        ({"optimizer": {"beta2": 1.0}}, "optimizer.beta2 is 1.0"),
+        ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay is 1.0"),
+        ({"optimizer": {"weight_decay": -1.0}}, "optimizer.weight_decay is -1.0"),
     ],
 )
 def test_wrong_configurations_are_refused(
