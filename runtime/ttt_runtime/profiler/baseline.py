@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     """Read the document of an earlier run: a file whose last line is its JSON.
 
     Raises:
-        ConfigError: the file is no profile.
+        ConfigError: the file is no profile, or has figures that none can have.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; give a profile")
@@ -29,13 +30,27 @@ def read_baseline(path: Path) -> dict[str, Any]:
         document = json.loads(lines[-1] if lines else "")
     except ValueError:
         document = None
-    whole = isinstance(document, dict) and isinstance(document.get("phases_ms"), dict)
-    if not whole or not isinstance(document.get("turn"), dict):
-        raise ConfigError(
-            f"{path} is no profile; make one with: ttt-profile BUNDLE -o json > {path}"
-        )
+    advice = f"make one with: ttt-profile BUNDLE -o json > {path}"
+    if not _is_profile(document):
+        raise ConfigError(f"{path} is no profile; {advice}")
     assert isinstance(document, dict)
+    figures = _figures(document)
+    for name, value in figures.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{path} has {name} {value:g}, which nothing can take; {advice}")
+    # A single one may have been rounded to 0; it is left out.
+    if not any(figures.values()):
+        raise ConfigError(f"{path} has no figure above 0; {advice}")
     return document
+
+
+def _is_profile(document: object) -> bool:
+    if not isinstance(document, dict) or not all(key in document for key in _ALIKE):
+        return False
+    tables = [document.get("turn"), document.get("phases_ms")]
+    return all(
+        isinstance(t, dict) and all(isinstance(r, dict) for r in t.values()) for t in tables
+    ) and isinstance(document.get("machine") or {}, dict)
 
 
 def limit_of(text: str) -> float:
@@ -101,7 +116,7 @@ def _figures(document: Mapping[str, Any]) -> dict[str, float]:
     found["rss_peak_mib"] = document.get("rss_peak_mib")
     start = document.get("cold_start")
     found["cold_start_ready_ms"] = start.get("ready_ms") if isinstance(start, dict) else None
-    return {name: float(v) for name, v in found.items() if isinstance(v, int | float)}
+    return {name: float(v) for name, v in found.items() if type(v) in (int, float)}
 
 
 def _machine(document: Mapping[str, Any]) -> tuple[Any, ...]:

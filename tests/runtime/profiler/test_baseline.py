@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def test_mistakes_are_one_line(bundle: Path, report: Path, run: Run, tmp_path: P
     other.write_text("no profile\n{}")
     listed = tmp_path / "list"
     listed.write_text("[1]")
+    foreign = tmp_path / "foreign"
+    foreign.write_text('{"turn": {}, "phases_ms": {}}')
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
     for arguments, word in (
@@ -82,6 +85,8 @@ def test_mistakes_are_one_line(bundle: Path, report: Path, run: Run, tmp_path: P
         (("--baseline", other), "is no profile"),
         (("--baseline", listed), "is no profile"),
         (("--baseline", binary), "is no profile"),
+        (("--baseline", foreign), "is no profile"),
+        (("--baseline", tmp_path), "a folder was given"),
         (("--baseline", report, "--max-regression", "much"), "'much'"),
         (("--baseline", report, "--text-tokens", "5"), "measured with shape"),
         (("--baseline", report, "--steps", "1,2"), "does not go with a sweep"),
@@ -90,3 +95,43 @@ def test_mistakes_are_one_line(bundle: Path, report: Path, run: Run, tmp_path: P
         assert (code, out) == (2, ""), arguments
         assert err.count("\n") == 1
         assert word in err
+
+
+def spoilt(document: dict[str, Any], table: str, value: object) -> None:
+    for row in document[table].values():
+        row["p50"] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda d: spoilt(d, "turn", -3.0), "has ttfa_ms_p50 -3"),
+        (lambda d: spoilt(d, "phases_ms", float("nan")), "nan, which nothing can take"),
+        (lambda d: d.update(rss_peak_mib=float("inf")), "has rss_peak_mib inf"),
+        (lambda d: d["turn"].update(ttfa_ms=5), "is no profile"),
+        (lambda d: d.update(machine=[1]), "is no profile"),
+    ],
+)
+def test_figures_that_cannot_be_are_told_before_measuring(
+    bundle: Path, report: Path, run: Run, change: Callable[[dict[str, Any]], None], word: str
+) -> None:
+    """A negative or endless figure passed as "not slower"; a foreign table was a traceback."""
+    document = read_baseline(report)
+    change(document)
+    report.write_text(json.dumps(document))
+    code, out, err = run(bundle, *SHORT, "--baseline", report)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert word in err
+
+
+def test_figures_of_nothing(report: Path) -> None:
+    document = read_baseline(report)
+    spoilt(document, "turn", 0)
+    one = json.dumps(document)
+    spoilt(document, "phases_ms", 0)
+    document["rss_peak_mib"] = 0
+    report.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="no figure above 0"):
+        read_baseline(report)
+    report.write_text(one)  # some may have been rounded to nothing
+    assert read_baseline(report) == json.loads(one)
