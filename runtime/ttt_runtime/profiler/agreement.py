@@ -34,7 +34,7 @@ from ttt_runtime.fast import EXACT, FastOptions, parse_fast
 from ttt_runtime.profiler.counting import Answer, CountingRunner, answer
 from ttt_runtime.profiler.figures import median_interval
 from ttt_runtime.profiler.prompts import question_prompts, random_prompts, said_prompts
-from ttt_runtime.profiler.stated import fingerprint, rewrite_state, rewrite_table
+from ttt_runtime.profiler.stated import check_targets, fingerprint, rewrite_state, rewrite_table
 from ttt_runtime.session import share_thread_pool
 
 # What is measured unless `--fast` says otherwise: one option each.
@@ -299,6 +299,9 @@ def agreement(
         options_alone(item)  # a mistake is told before anything is loaded
     if (question and say) or (table and not state):
         raise ConfigError("--question does not go with --say, --table not without --state")
+    check_targets(state, table or ())
+    if say is not None:
+        say.stat()
     config = shortened(pick_preset(opened, preset), max_tokens)
     with Progress() as progress:
         progress(f"loading {bundle}")

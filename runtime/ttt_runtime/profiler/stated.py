@@ -6,8 +6,10 @@ not change when a better model ships.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,15 +55,43 @@ def rewrite_state(path: Path, document: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(state, indent=1) + "\n").encode())
 
 
+def check_targets(state: Path | None, tables: Sequence[Path]) -> None:
+    """Refuse, before anything is measured, what could not be rewritten after it.
+
+    Raises:
+        ConfigError: the state is no JSON table, or a file has no table to rewrite.
+        OSError: a file is missing, or its folder cannot be written.
+    """
+    if state is not None:
+        read_state(state)
+    for path in tables:
+        _parts(path)
+    for path in (*tables, *([] if state is None else [state])):
+        folder = path.absolute().parent
+        with os.scandir(folder):
+            pass  # a folder, and there
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(folder))
+
+
 def rewrite_table(path: Path, table: str) -> None:
     """Replace the table between the two marks of a Markdown file.
 
     Raises:
         ConfigError: the marks are missing.
     """
-    text = path.read_text()
+    before, after = _parts(path)
+    write_whole(path, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+
+
+def _parts(path: Path) -> tuple[str, str]:
+    """Return what stands before and behind the marks."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text; give a Markdown file") from None
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ConfigError(f"{path} has no lines {BEGIN} and {END} around a table")
-    write_whole(path, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+        raise ConfigError(f"{path} has no lines {BEGIN} and {END} around a table; add both")
+    return before, after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from ttt_runtime.profiler.agreement import (
     measure_agreement,
     options_alone,
 )
+from ttt_runtime.profiler.stated import check_targets
 
 LAYOUT = toy_layout()
 CODE = LAYOUT.code_offset
@@ -58,21 +60,29 @@ def test_on_a_toy_model_exact_options_agree_and_others_save() -> None:
     assert threshold.forwards_saved > 0
 
 
-def test_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def from_bundle(cls, *_: object, **__: object):  # type: ignore[no-untyped-def]
-        return cls(ToyRunner(ToyModel(LAYOUT, 1, taste=1.0)), LAYOUT)
+Run = Callable[..., tuple[object, str, str]]
 
-    monkeypatch.setattr(SpeechEngine, "from_bundle", classmethod(from_bundle))
-    bundle = write_toy(tmp_path / "toy", presets={"p": CONFIG}, tokenizer=None)
 
-    def run(*arguments: object) -> tuple[object, str, str]:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the program; return its exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["agreement", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
             run_app(app)
         captured = capsys.readouterr()
         return caught.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    def from_bundle(cls, *_: object, **__: object):  # type: ignore[no-untyped-def]
+        return cls(ToyRunner(ToyModel(LAYOUT, 1, taste=1.0)), LAYOUT)
+
+    monkeypatch.setattr(SpeechEngine, "from_bundle", classmethod(from_bundle))
+    bundle = write_toy(tmp_path / "toy", presets={"p": CONFIG}, tokenizer=None)
 
     code, out, _ = run(bundle, "--prompts", "2", "--fast", "early_end", "--max-tokens", "20")
     assert code == 0
@@ -84,3 +94,34 @@ def test_the_program(
     assert (code, out) == (2, "")
     assert "unknown fast option" in err
     assert err.count("\n") == 1
+
+
+def test_what_could_not_be_written_is_told_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """The state was rewritten, after minutes, and then the table was found to have no marks."""
+    monkeypatch.setattr(SpeechEngine, "from_bundle", None)  # nothing is loaded
+    bundle = write_toy(tmp_path / "toy", presets={"p": CONFIG}, tokenizer=None)
+    state, table = tmp_path / "state.json", tmp_path / "table.md"
+    text, binary = tmp_path / "text", tmp_path / "binary"
+    text.write_text("words")
+    binary.write_bytes(b"\xff\xfe\0")
+    missing = tmp_path / "none" / "file"
+    for arguments, word in (
+        (("--say", missing), "no such file"),
+        (("--state", missing), "no such file"),
+        (("--state", text / "file"), "text"),
+        (("--state", tmp_path), "a folder was given"),
+        (("--state", text), "is no JSON table"),
+        (("--state", binary), "is no JSON table"),
+        (("--state", state, "--table", table), "no such file"),
+        (("--state", state, "--table", text), "add both"),
+        (("--state", state, "--table", binary), "is no text"),
+    ):
+        code, out, err = run(bundle, "--fast", "early_end", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert word in err
+    assert not state.exists()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError):
+        check_targets(state, [])
