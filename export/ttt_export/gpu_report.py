@@ -251,6 +251,12 @@ def command(
     if wrong or not named:
         raise ConfigError(f"unknown size {sizes!r}; known: {', '.join(SIZES)}, tiny")
     asked = [device.strip() for device in devices.split(",") if device.strip()]
+    if not asked:
+        raise ConfigError(f"--devices is {devices!r}; name some of {', '.join(DEVICES)}")
+    for device in asked:
+        Device.parse(device)
+    for path in (out.absolute().parent, *([] if work is None else [work])):
+        path.stat()  # told now rather than after an hour
     usable = usable_devices(asked, probe_gpus())
     with tempfile.TemporaryDirectory(dir=work) as folder:
         found = report(named, usable, Path(folder), repeats=repeats, prompts=prompts, say=_say)

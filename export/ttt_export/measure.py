@@ -23,7 +23,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from ttt_ref.errors import ExportError
+from ttt_ref.errors import ConfigError, ExportError
 from ttt_runtime.cli.entry import run_app
 
 # Random weights agree with nothing: figures of size and time are wanted of them, not of quality.
@@ -189,6 +189,27 @@ def table(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
+def read_results(path: Path) -> list[Measured]:
+    """Read what was measured before; nothing if there is no such file yet.
+
+    Raises:
+        ConfigError: a line is no measurement.
+        OSError: the file cannot be read, or its folder is missing.
+    """
+    path.absolute().parent.stat()
+    rows: list[Measured] = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            rows.append(Measured(**json.loads(line)))
+            table(rows[-1:])  # fails unless its figures are numbers
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"{path} line {number} is no measurement of this program; remove the line or give "
+                "another --results file"
+            ) from None
+    return rows
+
+
 def _command(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders.")],
     precision: Annotated[
@@ -203,12 +224,19 @@ def _command(
     ] = None,
 ) -> None:
     """Measure time, peak memory and size of exports."""
-    rows: list[Measured] = []
-    if results is not None and results.is_file():
-        rows = [Measured(**json.loads(line)) for line in results.read_text().splitlines()]
+    from ttt_export.options import ExportOptions
+    from ttt_export.source import open_checkpoint
+
+    rows = [] if results is None else read_results(results)
+    precisions = precision or ["fp16", "int8", "int4"]
+    folder.stat()  # mistakes are told before anything is measured
+    for kind in precisions:
+        ExportOptions(precision=kind, engine=engine).resolve_recipe()
+    for checkpoint in checkpoints:
+        open_checkpoint(checkpoint)
     done = {(row.checkpoint, row.precision, row.engine) for row in rows}
     for checkpoint in checkpoints:
-        for kind in precision or ["fp16", "int8", "int4"]:
+        for kind in precisions:
             if (checkpoint.resolve().name, kind, engine) in done:
                 continue
             row = measure_export(checkpoint.resolve(), kind, engine, folder)

@@ -27,6 +27,9 @@ from ttt_runtime.cli.entry import run_app
 CODEC_DONOR = Variant("codec donor", "fp32", own_codec=True)
 # Rows of the evaluation's table that belong here, by how they begin.
 HEARD = ("answer text exactly right", "spoken answer")
+# What the table takes from a kept row.
+REPORT_KEYS = ("text", "speech", "end_tags", "file_bytes", "sequences")
+HEARD_KEYS = ("rows",)
 
 
 def export_variant(checkpoint: Path, variant: Variant, work: Path, donor: Path | None) -> Path:
@@ -76,6 +79,20 @@ def evaluate(bundle: Path, data: Path, report: Path, words: Sequence[str]) -> di
     return read
 
 
+def read_kept(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Read a row, or a part of one, that stands in the folder; ExportError if it is broken."""
+    try:
+        kept = json.loads(path.read_bytes())
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict) or not all(key in kept for key in keys):
+        raise ExportError(
+            f"{path} is no row of this table (a JSON table with {', '.join(keys)}); remove it to "
+            "have it measured again"
+        )
+    return kept
+
+
 def measure_row(
     checkpoint: Path, variant: Variant, folder: Path, data: Path | None, words: Sequence[str]
 ) -> dict[str, Any]:
@@ -86,7 +103,7 @@ def measure_row(
     if not report.is_file():
         bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, data))
         shutil.copyfile(bundle / "export_report.json", report)
-    row = {"name": variant.name, **json.loads(report.read_text(encoding="utf-8"))}
+    row = {"name": variant.name, **read_kept(report, REPORT_KEYS)}
     if data is not None and variant.engine == "cpu":
         if not heard.is_file():
             if bundle is None:
@@ -95,7 +112,7 @@ def measure_row(
             unfinished = folder / f"{stem}.part"
             evaluate(bundle, data, unfinished, words)
             unfinished.rename(heard)
-        row["heard"] = json.loads(heard.read_text(encoding="utf-8"))["rows"]
+        row["heard"] = read_kept(heard, HEARD_KEYS)["rows"]
     if bundle is not None:
         shutil.rmtree(bundle)
     return row
@@ -152,12 +169,18 @@ def _command(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the evaluation.")] = 2,
 ) -> None:
     """Measure the variants that are missing and print the table of all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    from ttt_export.source import open_checkpoint
+    from ttt_ref.recipes.tiny.evaluate import open_corpus
+
     chosen = [
         v for v in variants() if not only or any(fnmatch.fnmatchcase(v.name, o) for o in only)
     ]
     if not chosen:
         raise ExportError(f"no row is called {' or '.join(only or [])}; see quality_variants.py")
+    open_checkpoint(checkpoint)  # mistakes are told before the first export
+    if data is not None:
+        open_corpus(data, limit)
+    folder.mkdir(parents=True, exist_ok=True)
     words = ["--limit", str(limit), "--threads", str(threads)]
     words.append("--listen" if listen else "--no-listen")
     rows = []
