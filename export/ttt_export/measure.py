@@ -111,9 +111,14 @@ class _Watch:
 
 
 def measure_export(
-    checkpoint: Path, precision: str, engine: str, folder: Path, extra: Sequence[str] = ()
+    checkpoint: Path,
+    precision: str,
+    engine: str,
+    folder: Path,
+    extra: Sequence[str] = (),
+    keep: Path | None = None,
 ) -> Measured:
-    """Export a checkpoint in a child process and measure it; the bundle is removed.
+    """Export a checkpoint in a child process and measure it.
 
     Args:
         checkpoint: folder in the released format.
@@ -121,6 +126,7 @@ def measure_export(
         engine: of the export; those of TensorRT are left without their engines.
         folder: where the bundle is put for a while.
         extra: more words for `ttt-export`.
+        keep: where the bundle stays afterwards, on the same disk; None deletes it.
 
     Raises:
         ExportError: the export failed; its last line of output is in the message.
@@ -153,7 +159,10 @@ def measure_export(
             lines = said.read_text(errors="replace").strip().splitlines() or ["no output"]
             raise ExportError(f"the export of {checkpoint.name} in {precision} failed: {lines[-1]}")
         sizes = {p.name: p.stat().st_size for p in out.rglob("*") if p.is_file()}
-        shutil.rmtree(out)
+        if keep is None:
+            shutil.rmtree(out)
+        else:
+            out.rename(keep / f"{checkpoint.name}-{precision}-{engine}")
     return Measured(
         checkpoint.name,
         precision,
@@ -222,6 +231,9 @@ def _command(
     results: Annotated[
         Path | None, typer.Option(help="JSON lines: what stands there is not measured again.")
     ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the bundles in this folder (same disk as --folder).")
+    ] = None,
 ) -> None:
     """Measure time, peak memory and size of exports."""
     from ttt_export.options import ExportOptions
@@ -230,6 +242,8 @@ def _command(
     rows = [] if results is None else read_results(results)
     precisions = precision or ["fp16", "int8", "int4"]
     folder.stat()  # mistakes are told before anything is measured
+    if keep is not None and keep.stat().st_dev != folder.stat().st_dev:
+        raise ConfigError(f"--keep {keep} is on another disk than --folder {folder}; choose one")
     for kind in precisions:
         ExportOptions(precision=kind, engine=engine).resolve_recipe()
     for checkpoint in checkpoints:
@@ -239,7 +253,7 @@ def _command(
         for kind in precisions:
             if (checkpoint.resolve().name, kind, engine) in done:
                 continue
-            row = measure_export(checkpoint.resolve(), kind, engine, folder)
+            row = measure_export(checkpoint.resolve(), kind, engine, folder, keep=keep)
             rows.append(row)
             print(json.dumps(asdict(row)), file=sys.stderr)
             if results is not None:

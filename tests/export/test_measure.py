@@ -9,6 +9,7 @@ import pytest
 from ttt_export import measure
 from ttt_export.measure import Measured, measure_export, table
 from ttt_ref.errors import ExportError
+from ttt_runtime.bundle import Bundle
 
 
 def test_an_export_is_measured(tied, tmp_path):
@@ -25,6 +26,14 @@ def test_an_export_is_measured(tied, tmp_path):
     assert "| tiny-tied | int4 cpu |" in table([row])
 
 
+def test_a_measured_bundle_can_be_kept(tied, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    measure._command([tied], ["int8"], "cpu", tmp_path, None, kept)
+    assert Bundle.open(kept / "tiny-tied-int8-cpu").config.precision == "int8"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
 def test_a_failed_export_says_why(tied, tmp_path):
     with pytest.raises(ExportError, match=r"in int4 failed: error: .*--cache-rows"):
         measure_export(tied, "int4", "cpu", tmp_path, extra=["--cache-rows", "128"])
@@ -34,7 +43,7 @@ def test_a_failed_export_says_why(tied, tmp_path):
 def test_rows_that_are_there_are_not_measured_again(tied, tmp_path, monkeypatch, capsys):
     done = []
 
-    def fake(checkpoint, precision, engine, folder):
+    def fake(checkpoint, precision, engine, folder, keep):
         done.append(precision)
         return Measured(checkpoint.name, precision, engine, 4, 1, 1, 1, 2.0, 9, 8, "x", 9, {})
 
