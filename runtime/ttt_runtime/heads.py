@@ -8,7 +8,7 @@ would, and where the sum of exponentials, which no text step reads, is left undo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,10 @@ from ttt_runtime.bindings import NUMPY_TYPES, run_bound
 from ttt_runtime.graph_spec import TEXT_HEAD
 from ttt_runtime.sampler import Floats, HeadBest
 from ttt_runtime.session import GraphSession
+from ttt_runtime.two_heads import Head
 
 FORBIDDEN: Final = -1e30  # added to a logit: exp() of it is 0, and no NaN comes of it
 _BEST: Final = ("best_id", "best_logit", "sum_exp")
-
-
-class Head(Protocol):
-    """One head. `forbid_end` forbids `<|im_end|>`; only the text head knows it."""
-
-    def best(self, hidden: Floats, *, forbid_end: bool = False) -> HeadBest:
-        """Return the best ids of hidden rows [N, hidden]."""
-        ...
-
-    def logits(self, hidden: Floats, *, forbid_end: bool = False) -> Floats:
-        """Return the logits [N, rows of the head]; valid until the next call."""
-        ...
 
 
 class _Bound:

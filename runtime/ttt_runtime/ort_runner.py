@@ -23,15 +23,16 @@ from ttt_runtime.grouped_spec import BLOCK_DECODER, ROTARY_ROWS, is_grouped
 from ttt_runtime.heads import head_for
 from ttt_runtime.masking import write_mask
 from ttt_runtime.resident import forget_pages, whole_pieces
-from ttt_runtime.sampler import Floats, HeadBest
+from ttt_runtime.sampler import Floats
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
+from ttt_runtime.two_heads import TwoHeads
 
 DEFAULT_CAPACITY: Final = 4096
 RUNS_ON: Final = ("cpu",)  # devices that this runner keeps its cache on
 BUCKET_ROWS: Final = 64
 
 
-class OrtRunner:
+class OrtRunner(TwoHeads):
     """Decoder, heads, embedding table and cache of one bundle.
 
     Args:
@@ -61,6 +62,7 @@ class OrtRunner:
     ) -> None:
         if poison and bucket_rows != 1:
             raise ConfigError("a poisoned cache needs bucket_rows 1: bound rows must be written")
+        super().__init__(head_for(text_head, layout), head_for(speech_head, layout))
         self.capacity = capacity
         self._decoder = decoder
         self._embeddings = embeddings
@@ -73,8 +75,6 @@ class OrtRunner:
         if block_decoder is not None:
             self._rows_bindings = bindings_for(block_decoder, bucket_rows)
         self._positions = np.arange(capacity, dtype=np.int64)
-        self._text = head_for(text_head, layout)
-        self._speech = head_for(speech_head, layout)
 
     @classmethod
     def from_bundle(
@@ -150,22 +150,6 @@ class OrtRunner:
         run.run()
         cache.commit(stop)
         return run.hidden
-
-    def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
-        """See `chooser.Runner.text_best`."""
-        return self._text.best(hidden, forbid_end=forbid_end)
-
-    def speech_best(self, hidden: Floats) -> HeadBest:
-        """See `chooser.Runner.speech_best`."""
-        return self._speech.best(hidden)
-
-    def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
-        """See `chooser.Runner.text_logits`."""
-        return self._text.logits(hidden, forbid_end=forbid_end)
-
-    def speech_logits(self, hidden: Floats) -> Floats:
-        """See `chooser.Runner.speech_logits`."""
-        return self._speech.logits(hidden)
 
     def _scratch_cache(self) -> KvCache:
         if self._scratch is None:

@@ -21,7 +21,8 @@ from ttt_runtime.gpu.head import ROW_BUCKET, DeviceHead
 from ttt_runtime.gpu.memory import Memory, Packed, write_floats
 from ttt_runtime.gpu.rows import DeviceRows, HiddenBlock
 from ttt_runtime.masking import write_mask
-from ttt_runtime.sampler import Floats, HeadBest
+from ttt_runtime.sampler import Floats
+from ttt_runtime.two_heads import TwoHeads
 
 BUCKET_ROWS: Final = 256  # the bound part of a growing cache; a GPU gains little from finer steps
 FIRST_ROWS: Final = 512  # rows that the hidden block has room for at first: a chunk of prefill
@@ -46,7 +47,7 @@ class _Forward:
         self._launch()
 
 
-class DeviceRunner:
+class DeviceRunner(TwoHeads):
     """Decoder, heads, embedding table and cache on a device; see `chooser.Runner`.
 
     Args:
@@ -81,8 +82,8 @@ class DeviceRunner:
         self._cache = DeviceCache(memory, decoder.spec, capacity)
         self._scratch: DeviceCache | None = None
         self._forwards: OrderedDict[tuple[bool, int, int], _Forward] = OrderedDict()
-        self._text = DeviceHead(text_head, memory)
-        self._speech = DeviceHead(speech_head, memory)
+        self._heads = [DeviceHead(graph, memory) for graph in (text_head, speech_head)]
+        super().__init__(*self._heads)
         self._float = decoder.spec.input("embeds").dtype
         # Rows of the sequence outlive a forward on the scratch cache: guidance mixes the two.
         first = min(FIRST_ROWS, capacity)
@@ -108,22 +109,6 @@ class DeviceRunner:
         hidden.version += 1
         # Behaves as the array that the protocol promises, but is fetched only when looked at.
         return cast(Floats, DeviceRows(hidden, np.arange(rows, dtype=np.intp)))
-
-    def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
-        """See `chooser.Runner.text_best`."""
-        return self._text.best(hidden, forbid_end=forbid_end)
-
-    def speech_best(self, hidden: Floats) -> HeadBest:
-        """See `chooser.Runner.speech_best`."""
-        return self._speech.best(hidden)
-
-    def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
-        """See `chooser.Runner.text_logits`."""
-        return self._text.logits(hidden, forbid_end=forbid_end)
-
-    def speech_logits(self, hidden: Floats) -> Floats:
-        """See `chooser.Runner.speech_logits`."""
-        return self._speech.logits(hidden)
 
     def wait(self) -> None:
         """Return when the device has done everything that was given to it (for measurement)."""
@@ -154,8 +139,8 @@ class DeviceRunner:
             bound = min(-(-stop // self._bucket) * self._bucket, self.capacity)
         if rows + ROW_BUCKET > self._hidden[scratch].rows:
             self._forwards.clear()
-            self._text.forget()
-            self._speech.forget()
+            for head in self._heads:
+                head.forget()
             self._hidden[scratch] = self._hidden_block(rows)
         key = (scratch, rows, bound)
         found = self._forwards.get(key)
