@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ttt_export.cache_types import CachePeaks, CacheStore
-from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear
+from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear, emit_norm
 from ttt_export.weights import Float32Array, WeightSource, tensor
 from ttt_export.writer import ONNX_TYPES, GraphWriter
 from ttt_quant.scheme import Scheme
@@ -124,15 +124,8 @@ class DecoderEmitter:
     def _norm(
         self, source: WeightSource, weight: str, name: str, x: str, output: str | None = None
     ) -> str:
-        scale = self._vector(f"{name}.scale", tensor(source, weight))
-        return self._writer.node(
-            "RMSNormalization",
-            [x, scale],
-            output or f"{name}.normed",
-            axis=-1,
-            epsilon=self._config.rms_norm_eps,
-            stash_type=1,
-        )
+        scale = tensor(source, weight).astype(NUMPY_FLOATS[self._compute])
+        return emit_norm(self._writer, x, name, scale, self._config.rms_norm_eps, output)
 
     def _linear(self, x: str, matrix: Matrix) -> str:
         scheme = self._choose(matrix.name, matrix.inputs)

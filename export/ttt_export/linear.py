@@ -186,3 +186,32 @@ def _quantized_weight(
     return writer.node(
         "DequantizeLinear", inputs, f"{name}.weight", axis=0, block_size=scheme.block
     )
+
+
+def emit_norm(
+    writer: GraphWriter,
+    x: str,
+    name: str,
+    scale: NDArray[np.floating],
+    epsilon: float,
+    output: str | None = None,
+) -> str:
+    """Add the root-mean-square norm of x [..., K], computed in float32; return its output's name.
+
+    Args:
+        writer: graph under construction.
+        x: what is normed.
+        name: stem of the names in the graph.
+        scale: weight [K], of the type of x.
+        epsilon: added to the mean square.
+        output: name of the result; `<name>.normed` without one.
+    """
+    weight = writer.constant(f"{name}.scale", scale)
+    return writer.node(
+        "RMSNormalization",
+        [x, weight],
+        output or f"{name}.normed",
+        axis=-1,
+        epsilon=epsilon,
+        stash_type=1,
+    )

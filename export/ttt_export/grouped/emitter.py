@@ -9,6 +9,7 @@ import torch
 
 from ttt_export.graph_weights import GraphTensors
 from ttt_export.grouped.products import CONTRIB, Products
+from ttt_export.linear import emit_norm
 from ttt_export.weights import Float32Array
 from ttt_export.writer import GraphWriter
 from ttt_ref.config import ModelConfig
@@ -89,15 +90,8 @@ class GroupedEmitter:
         return self._tensors.values(name).astype(np.float32)
 
     def _norm(self, name: str, x: str, output: str | None = None) -> str:
-        scale = self._writer.constant(f"{name}.scale", self._vector(f"{name}.scale"))
-        return self._writer.node(
-            "RMSNormalization",
-            [x, scale],
-            output or f"{name}.normed",
-            axis=-1,
-            epsilon=self._config.rms_norm_eps,
-            stash_type=1,
-        )
+        scale, epsilon = self._vector(f"{name}.scale"), self._config.rms_norm_eps
+        return emit_norm(self._writer, x, name, scale, epsilon, output)
 
     def _layer(self, products: Products, index: int, x: str) -> str:
         writer, config, name = self._writer, self._config, f"layers.{index}"
