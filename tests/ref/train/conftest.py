@@ -25,6 +25,9 @@ from ttt_ref.config import (
 )
 from ttt_ref.tokenizer_files import build_tokenizer
 from ttt_ref.train.config import TrainConfig, from_mapping
+from ttt_ref.train.data import read_examples
+from ttt_ref.train.start import Start, make_start
+from ttt_ref.train.store import Example
 
 CODES = 27
 
@@ -114,3 +117,13 @@ def _fresh_accelerate() -> None:
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def start(world: Path) -> Start:
+    return make_start(configure(world, world).model, seed=1)
+
+
+@pytest.fixture
+def examples(world: Path, start: Start) -> list[Example]:
+    return list(read_examples(world / "train.jsonl", start))
