@@ -1,4 +1,9 @@
-"""What is being done, on stderr, for whatever takes longer than two seconds."""
+"""What is being done, on stderr, for whatever takes longer than two seconds.
+
+rich, which the tables of the command lines use, would serve on a terminal only: where there is
+none its `Progress` prints nothing until the end, and here a line now and then must tell a log that
+a long piece of work goes on. tqdm is no dependency of the runtime.
+"""
 
 from __future__ import annotations
 
