@@ -69,9 +69,11 @@ def drills() -> Iterator[Exchange]:
     """Reckoning beyond what is spoken, for typed practice only.
 
     The held-out pairs are small numbers. Around them stands the whole number line: sums and
-    differences up to a hundred (where the same units return in every ten), a wider table of
-    products, and longer ways round the clock, so that the held-out ones can be reckoned.
+    differences up to a hundred (where the same units return in every ten), the rules of zero, one
+    and a number itself, a wider table of products, and longer ways round the clock, so that the
+    held-out ones can be reckoned.
     """
+    yield from _rule_drills()
     yield from _sum_drills()
     yield from _product_drills()
     yield from _clock(steps=range(7, 12))
@@ -84,6 +86,21 @@ def _reckoned(
     for wording in wordings:
         answer = f"{expression} is {number_words(result)}"
         yield Exchange(kind, wording.format(e=expression), answer, False)
+
+
+def _rule_drills() -> Iterator[Exchange]:
+    """What zero, one and the number itself do to numbers above twenty."""
+    for n in range(21, 101):
+        triples = [("minus", n, n, 0), ("minus", n, 0, n), ("minus", n, 1, n - 1)]
+        triples += [
+            ("plus", n, 0, n),
+            ("plus", 0, n, n),
+            ("plus", n, 1, n + 1),
+            ("plus", 1, n, n + 1),
+        ]
+        triples += [("times", n, 1, n), ("times", 1, n, n)]
+        for kind, a, b, result in triples:
+            yield from _reckoned(kind, a, b, result, ("what is {e}", "how much is {e}"))
 
 
 def _sum_drills() -> Iterator[Exchange]:
