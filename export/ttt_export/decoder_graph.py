@@ -8,9 +8,11 @@ number of matrix products.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ttt_export.cache_types import CachePeaks, CacheStore
 from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear, emit_norm
@@ -124,7 +126,7 @@ class DecoderEmitter:
     def _norm(
         self, source: WeightSource, weight: str, name: str, x: str, output: str | None = None
     ) -> str:
-        scale = tensor(source, weight).astype(NUMPY_FLOATS[self._compute])
+        scale: NDArray[Any] = tensor(source, weight).astype(NUMPY_FLOATS[self._compute])
         return emit_norm(self._writer, x, name, scale, self._config.rms_norm_eps, output)
 
     def _linear(self, x: str, matrix: Matrix) -> str:
