@@ -125,6 +125,8 @@ class BundleWeights:
             part = stored.columns(start, stop).dequantize()
         else:
             part = stored[:, start:stop].astype(np.float32)
+        if stop == (stored.codes if isinstance(stored, BlockQuantized) else stored).shape[1]:
+            self._held = None  # read to its end: the session that follows needs the room
         return np.ascontiguousarray(part.T)
 
     def _head_rows(self, start: int, stop: int) -> Float32Array:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import psutil
 
@@ -10,6 +12,7 @@ from ttt_export.executors import WHOLE_BYTES
 from ttt_export.linear import COLUMN_CHUNK
 from ttt_export.quality import CHUNK_ROWS
 from ttt_export.source import Checkpoint, expected_shapes
+from ttt_export.validate import HEAD_ROWS
 from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Recipe
 from ttt_quant.scheme import Scheme
@@ -59,6 +62,38 @@ def stored_bytes(inputs: int, outputs: int, scheme: Scheme, compute_bytes: int) 
     return size
 
 
+@dataclass(frozen=True)
+class SessionBytes:
+    """What onnxruntime on the CPU takes for a graph's weights.
+
+    Attributes:
+        loading: the most while it loads and first runs.
+        kept: from then on.
+    """
+
+    loading: int
+    kept: int
+
+    @classmethod
+    def of(cls, weights: int, stored: int, scheme: Scheme, *, idle: bool = False) -> SessionBytes:
+        """Return the size for a matrix; the factors were measured on single matrices.
+
+        Its kernels multiply float32 only: every other float is cast once, at loading, and packed
+        from there, so that two whole float32 copies stand side by side; one stays. Integers are
+        packed as they are, beside the file's pages; of 8 bit, products that round nothing (as the
+        checks want them) keep a float32 copy too, unless the graph is loaded only and `idle`.
+        """
+        if not scheme.is_integer:
+            return cls(2 * 4 * weights, 4 * weights)
+        exact = 4 * weights if scheme.bits == 8 and not idle else 0
+        size = stored * (5 if exact else 10) // 3 + exact
+        return cls(size, size)
+
+    def __add__(self, other: SessionBytes) -> SessionBytes:
+        """Return what both take, this one loaded first."""
+        return SessionBytes(max(self.loading, self.kept + other.loading), self.kept + other.kept)
+
+
 def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
     """Plan an export; reads the machine's free memory, touches no weight."""
     config = checkpoint.model
@@ -76,32 +111,55 @@ def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
         scheme = recipe.scheme(name, layers).fitted(shape[0])
         return stored_bytes(*shape, scheme, compute)
 
+    def session(name: str, shape: tuple[int, int], idle: bool = False) -> SessionBytes:
+        scheme = recipe.scheme(name, layers).fitted(shape[0])
+        return SessionBytes.of(shape[0] * shape[1], size(name, shape), scheme, idle=idle)
+
     layer_sizes = [
         {part: size(f"layers.{i}.{part}", shape) for part, shape in parts.items()}
         for i in range(layers)
     ]
+    layer_sessions = [
+        reduce(add, (session(f"layers.{i}.{part}", shape) for part, shape in parts.items()))
+        for i in range(layers)
+    ]
     start = checkpoint.layout.audio_start
-    heads = {
-        "text_head": size("text_head", (hidden, start)),
-        "speech_head": size("speech_head", (hidden, config.vocab_size - start)),
+    head_shapes = {
+        "text_head": (hidden, start),
+        "speech_head": (hidden, config.vocab_size - start),
     }
+    heads = {name: size(name, shape) for name, shape in head_shapes.items()}
+    head_sessions = [session(name, shape) for name, shape in head_shapes.items()]
     table = config.vocab_size * hidden * {"float32": 4, "float16": 2, "int8": 1}[recipe.embeddings]
     decoder = sum(sum(sizes.values()) for sizes in layer_sizes)
-    largest_layer = max(sum(sizes.values()) for sizes in layer_sizes)
     largest_part = max(max(sizes.values()) for sizes in layer_sizes)
     float_layer = 4 * sum(k * n for k, n in parts.values())
     chunk = 4 * COLUMN_CHUNK * max(hidden, wide)
     # Second moments of the widest input, twice more while they are inverted; fp8 keeps none.
     squares = 16 * wide * wide if recipe.algorithms() & CALIBRATED else 0
+    # A decoder that is small enough is run whole, with both heads beside it.
+    idle = [session(name, shape, idle=True) for name, shape in head_shapes.items()]
+    whole = reduce(add, [*layer_sessions, *idle])
+    largest_session = max(sessions.loading for sessions in layer_sessions)
+    running = whole.loading if decoder <= WHOLE_BYTES else largest_session
+    # Before a head is loaded its stored form is read, integers a byte each, to compute the truth.
+    reading = max(
+        size * (7 if recipe.scheme(name, layers).is_integer else 1) for name, size in heads.items()
+    )
+    compared = 6 * 8 * HEAD_ROWS * config.vocab_size
     stages = {
         # A matrix as it will be stored, beside column chunks in float32 (weights, codes, scratch).
         "writing": max(largest_part, max(heads.values())) + 6 * chunk,
-        # onnxruntime holds the file's pages, the repacked weights and, while packing, a copy.
-        "validating the decoder": float_layer
-        + 3 * (decoder if decoder <= WHOLE_BYTES else largest_layer),
-        "validating the heads": 3 * max(heads.values())
-        + 4 * max(heads.values()) * _expansion(recipe, layers),
-        "measuring quality": 2 * sum(heads.values()) + 4 * 8 * CHUNK_ROWS * config.vocab_size,
+        "validating the decoder": float_layer + running,
+        "validating the heads": max(
+            reading,
+            *(sessions.loading for sessions in head_sessions),
+            *(sessions.kept + compared for sessions in head_sessions),
+        ),
+        "measuring quality": max(
+            float_layer + running,
+            reduce(add, head_sessions).loading + 4 * 8 * CHUNK_ROWS * config.vocab_size,
+        ),
     }
     if squares or recipe.rounds_inputs:
         stages["calibrating"] = 2 * float_layer + squares
@@ -112,10 +170,6 @@ def plan_export(checkpoint: Checkpoint, recipe: Recipe) -> MemoryPlan:
         bundle_bytes=decoder + sum(heads.values()) + table + _small(checkpoint),
         available_bytes=psutil.virtual_memory().available,
     )
-
-
-def _expansion(recipe: Recipe, layers: int) -> int:
-    return 1 if recipe.scheme("text_head", layers).is_integer else 0
 
 
 def _small(checkpoint: Checkpoint) -> int:

@@ -143,9 +143,9 @@ def validate(written: Written, seed: int = 0) -> list[Check]:
     reference = StreamedReference(
         written.config, written.layout, source, head_name="lm_head.weight"
     )
-    executor = executor_for(exact)
     cases = decoder_cases(written.layout, seed, SHORT_BLOCK if written.is_large else BLOCK)
-    checks = check_decoder(reference, executor, cases, factor)
+    # No name for the executor: its sessions must be gone when the heads are loaded.
+    checks = check_decoder(reference, executor_for(exact), cases, factor)
     draw = np.random.default_rng(seed)
     rows = draw.standard_normal((HEAD_ROWS, written.config.hidden_size)).astype(np.float32)
     checks += check_heads(reference, exact, rows, factor)
