@@ -29,7 +29,7 @@ from ttt_ref.recipes.tiny.dialogues import Recording
 from ttt_ref.recipes.tiny.encode import encode_corpus
 from ttt_ref.tokenizer_files import load_tokenizer as load_words
 
-STEPS_A_BLOCK = 4
+STEPS_A_BLOCK = {"tiny": 4, "careful": 13}  # passes by preset; the first preset is the default
 BLOCK = dialogues.SPEECH_CHUNK + 1  # a whole span and its end tag are one block
 
 
@@ -115,13 +115,16 @@ def build(
 
 def config_extra() -> dict[str, Any]:
     """What the checkpoint's ``config.json`` carries beyond the released keys."""
-    preset = GenerationConfig(
-        max_gen_len=700, diffusion_steps=STEPS_A_BLOCK * 20, block_length=BLOCK,
-        diffusion_gen_length=BLOCK * 20, cfg_scale=0.0,
-    )  # fmt: skip
+    presets = {
+        name: GenerationConfig(
+            max_gen_len=700, diffusion_steps=steps * 20, block_length=BLOCK,
+            diffusion_gen_length=BLOCK * 20, cfg_scale=0.0,
+        ).to_dict()
+        for name, steps in STEPS_A_BLOCK.items()
+    }  # fmt: skip
     return {
         "ttt_codec": {"type": "builtin"},
-        "ttt_presets": {"tiny": preset.to_dict()},
+        "ttt_presets": presets,
         "ttt_prompts": {
             "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},
             "transcript_first": True,
