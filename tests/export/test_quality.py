@@ -101,7 +101,7 @@ def test_the_trained_model_keeps_its_gates(precision, recipe, tmp_path):
     result = export_checkpoint(TRAINED, out, options=options)  # raises where a gate is missed
     assert "of calibration.jsonl" in result.report.sequences
     assert result.report.text.count > 500
-    assert result.report.speech.count > 1000
+    assert result.report.speech.count > 800  # half a block of each span: short answers have few
     mine, given = Bundle.open(out, "hashes"), Bundle.open(SHIPPED)
     assert mine.config.codec == given.config.codec
 
