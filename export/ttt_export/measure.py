@@ -162,7 +162,7 @@ def measure_export(
         if keep is None:
             shutil.rmtree(out)
         else:
-            out.rename(keep / f"{checkpoint.name}-{precision}-{engine}")
+            out.rename(_kept_path(keep, checkpoint, precision, engine))
     return Measured(
         checkpoint.name,
         precision,
@@ -178,6 +178,10 @@ def measure_export(
         plan.peak_bytes,
         {stage: round(spent, 1) for stage, spent in watch.stages.items()},
     )
+
+
+def _kept_path(keep: Path, checkpoint: Path, precision: str, engine: str) -> Path:
+    return keep / f"{checkpoint.name}-{precision}-{engine}"
 
 
 def table(rows: Sequence[Measured]) -> str:
@@ -249,6 +253,13 @@ def _command(
     for checkpoint in checkpoints:
         open_checkpoint(checkpoint)
     done = {(row.checkpoint, row.precision, row.engine) for row in rows}
+    for checkpoint in checkpoints:
+        if keep is None:
+            break
+        for kind in precisions:
+            kept = _kept_path(keep, checkpoint.resolve(), kind, engine)
+            if kept.exists() and (checkpoint.resolve().name, kind, engine) not in done:
+                raise ConfigError(f"{kept} exists; remove it or give another --keep folder")
     for checkpoint in checkpoints:
         for kind in precisions:
             if (checkpoint.resolve().name, kind, engine) in done:

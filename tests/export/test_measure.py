@@ -8,7 +8,7 @@ import pytest
 
 from ttt_export import measure
 from ttt_export.measure import Measured, measure_export, table
-from ttt_ref.errors import ExportError
+from ttt_ref.errors import ConfigError, ExportError
 from ttt_runtime.bundle import Bundle
 
 
@@ -32,6 +32,8 @@ def test_a_measured_bundle_can_be_kept(tied, tmp_path):
     measure._command([tied], ["int8"], "cpu", tmp_path, None, kept)
     assert Bundle.open(kept / "tiny-tied-int8-cpu").config.precision == "int8"
     assert list(tmp_path.iterdir()) == [kept]
+    with pytest.raises(ConfigError, match="tiny-tied-int8-cpu exists"):
+        measure._command([tied], ["int8"], "cpu", tmp_path, None, kept)
 
 
 def test_a_failed_export_says_why(tied, tmp_path):

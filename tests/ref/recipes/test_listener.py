@@ -39,6 +39,6 @@ def test_a_sound_is_heard_once(calls: list[int], tmp_path: Path) -> None:
 
 def test_a_line_cut_off_is_passed_over(calls: list[int], tmp_path: Path) -> None:
     kept = tmp_path / "heard.jsonl"
-    kept.write_text('["a", "hello"]\n["b", "go\n["c", "yes"]\n')
+    kept.write_text('["a", "hello"]\n["b", "go\n5\n[{}, 1]\n["c", "yes"]\n')
     assert read_heard(kept) == {"a": "hello", "c": "yes"}
     assert calls == []

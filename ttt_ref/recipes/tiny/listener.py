@@ -87,12 +87,13 @@ def read_heard(path: Path) -> dict[str, str]:
     """Read kept transcripts by the digest of their sound; a line cut off is passed over."""
     heard: dict[str, str] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 digest, text = json.loads(line)
-            except ValueError:
+            except (ValueError, TypeError):
                 continue
-            heard[digest] = text
+            if isinstance(digest, str) and isinstance(text, str):
+                heard[digest] = text
     return heard
 
 
