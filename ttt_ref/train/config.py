@@ -97,11 +97,16 @@ class BatchSection:
 
 @dataclass(frozen=True)
 class ObjectiveSection:
-    """Noise, strategies (BANOM, PPM, SST) and the known slips of the released training."""
+    """Noise, strategies (BANOM, PPM, SST) and the known slips of the released training.
+
+    ``span_overrun_prob`` is our own: see :func:`ttt_ref.train.transform.overrun_last_span`.
+    """
 
     unmasked_audio_prob: float = 0.1
     prefix_preservation_ratio: float = 0.3
     span_truncation_prob: float = 0.5
+    span_overrun_prob: float = 0.0
+    span_overrun_block: int = 32
     text_loss_weight: float = 1.0
     speech_loss_weight: float = 1.0
     accumulation: str = "corrected"
@@ -110,9 +115,18 @@ class ObjectiveSection:
     masked_predictors: str = "corrected"
 
     def __post_init__(self) -> None:
-        for name in ("unmasked_audio_prob", "prefix_preservation_ratio", "span_truncation_prob"):
+        for name in (
+            "unmasked_audio_prob",
+            "prefix_preservation_ratio",
+            "span_truncation_prob",
+            "span_overrun_prob",
+        ):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"objective.{name} is {value}; expected 0 to 1")
+        _require(
+            self.span_overrun_block >= 2,
+            f"objective.span_overrun_block is {self.span_overrun_block}; expected 2 or more tokens",
+        )
         for name in ("accumulation", "prompt_lengths", "truncation", "masked_predictors"):
             _one_of(f"objective.{name}", getattr(self, name), SEMANTICS)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ttt_ref.config import TokenLayout
 from ttt_ref.train.config import AugmentSection, BatchSection, ObjectiveSection
 from ttt_ref.train.store import Example, Store
-from ttt_ref.train.transform import Disturbance, cut_last_spans
+from ttt_ref.train.transform import Disturbance, cut_last_spans, overrun_last_span
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,14 @@ class Sampler:
                 draw = np.random.default_rng([self.seed, 2, number, index]) if cached else rng
                 probability = self.objective.span_truncation_prob
                 example = cut_last_spans(example, probability, draw, self.layout)
+            if self.objective.span_overrun_prob > 0:
+                example = overrun_last_span(
+                    example,
+                    self.objective.span_overrun_prob,
+                    self.objective.span_overrun_block,
+                    rng,
+                    self.layout,
+                )
             if self.disturb is not None:
                 example = self.disturb(example, rng)
             examples.append(_cut(example, self.batch.max_length))

@@ -1,4 +1,7 @@
-"""What happens to an example each time it is drawn: SST truncation and disturbed user speech."""
+"""What happens to an example each time it is drawn.
+
+SST truncation, spans that run over their end, and disturbed user speech.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,41 @@ def cut_last_spans(
     if bool(keep.all()):
         return example
     return Example(example.ids[keep], example.trained[keep], example.prompt_length)
+
+
+def overrun_last_span(
+    example: Example, probability: float, block: int, rng: np.random.Generator, layout: TokenLayout
+) -> Example:
+    """Let the last span run over its end, as a block of fixed size does at inference.
+
+    A block is masked whole before anybody knows where the span ends; in the released training
+    nothing masked ever stands behind an end tag, so a model learns that the end lies where the
+    masks end and fills every last block to its brim. With the given probability the end tag of
+    the last answer's last span is repeated k times and all behind it is dropped. Half of the time
+    k fills the block that the span ends in (blocks counted from the span's begin), else k is
+    uniform in [1, block]. An example that SST has cut has no end and is left alone.
+    """
+    runs = trained_runs(example.trained)
+    if not runs or bool(example.trained.all()) or rng.random() >= probability:
+        return example
+    start, stop = runs[-1]
+    turn = example.ids[start:stop]
+    begins = np.flatnonzero((turn == layout.begin_of_quad_id) | (turn == layout.begin_of_audio_id))
+    if len(begins) == 0:
+        return example
+    first = int(begins[-1]) + 1
+    ends = np.flatnonzero(np.isin(turn[first:], list(layout.end_ids)))
+    if len(ends) == 0:
+        return example
+    tokens = int(ends[0]) + 1  # of the span, with its end tag
+    to_brim, uniform = -tokens % block, int(rng.integers(1, block + 1))
+    extra = to_brim if rng.random() < 0.5 else uniform
+    kept = start + first + tokens
+    return Example(
+        np.concatenate((example.ids[:kept], np.repeat(example.ids[kept - 1], extra))),
+        np.concatenate((example.trained[:kept], np.ones(extra, bool))),
+        example.prompt_length,
+    )
 
 
 class Disturbance:

@@ -16,7 +16,12 @@ from ttt_ref.train.data import open_data, read_examples
 from ttt_ref.train.sampler import Position, Sampler
 from ttt_ref.train.start import Start
 from ttt_ref.train.store import Example
-from ttt_ref.train.transform import Disturbance, cut_last_spans, trained_runs
+from ttt_ref.train.transform import (
+    Disturbance,
+    cut_last_spans,
+    overrun_last_span,
+    trained_runs,
+)
 
 
 def sampler_of(world: Path, start: Start, seed: int = 1, **changes: dict[str, Any]) -> Sampler:
@@ -107,6 +112,60 @@ def test_the_cut_is_one_of_those_that_preprocessing_makes(start: Start) -> None:
         tuple(cut_last_spans(example, 1.0, draw, start.layout).ids.tolist()) for _ in range(3000)
     }
     assert made == possible
+
+
+def test_a_span_that_runs_over_repeats_its_end_tag_and_nothing_else(
+    start: Start, examples: list[Example]
+) -> None:
+    """Behind the end tag stands only the end tag, half of the time exactly to the block's end."""
+    layout, block = start.layout, 27
+    rng = np.random.default_rng(3)
+    changed, to_brim, most = 0, 0, 0
+    for example in examples * 20:
+        result = overrun_last_span(example, 1.0, block, rng, layout)
+        begins = np.flatnonzero(np.isin(example.ids, list(layout.begin_ids)) & example.trained)
+        if len(begins) == 0:
+            assert result is example
+            continue
+        first = int(begins[-1]) + 1
+        end = first + int(np.flatnonzero(np.isin(example.ids[first:], list(layout.end_ids)))[0])
+        extra = len(result.ids) - (end + 1)
+        assert 0 <= extra <= block
+        assert result.ids[: end + 1].tolist() == example.ids[: end + 1].tolist()
+        assert set(result.ids[end:].tolist()) == {int(example.ids[end])}
+        assert result.trained[: end + 1].tolist() == example.trained[: end + 1].tolist()
+        assert result.trained[end:].all()
+        assert result.ids.dtype == example.ids.dtype
+        changed += 1
+        to_brim += (len(result.ids) - first) % block == 0
+        most = max(most, extra)
+    assert changed > 100
+    assert 0.4 < to_brim / changed < 0.75  # half by intent, and some of the uniform draws
+    assert most == block
+
+
+def test_no_span_runs_over_by_chance_or_when_sst_has_cut_it(
+    start: Start, examples: list[Example]
+) -> None:
+    rng = np.random.default_rng(4)
+    for example in examples:
+        assert overrun_last_span(example, 0.0, 27, rng, start.layout) is example
+        cut = cut_last_spans(example, 1.0, rng, start.layout)
+        if len(cut.ids) < len(example.ids):
+            assert overrun_last_span(cut, 1.0, 27, rng, start.layout) is cut
+    text = Example(examples[0].ids, np.ones(len(examples[0].ids), bool), 0)
+    assert overrun_last_span(text, 1.0, 27, rng, start.layout) is text
+
+
+def test_the_sampler_lets_spans_run_over(world: Path, start: Start) -> None:
+    longest = []
+    for share in (0.0, 1.0):
+        objective = {"span_truncation_prob": 0.0, "span_overrun_prob": share}
+        sampler = sampler_of(world, start, objective=objective, batch={"pool_examples": 60})
+        ends = list(start.layout.end_ids)
+        seen = [ids for _ in range(4) for ids in flat(sampler.next_batch())]
+        longest.append(max(sum(i in ends for i in ids) for ids in seen))
+    assert longest[1] > longest[0] + 5
 
 
 def test_disturbance_touches_the_users_codes_only(start: Start, examples: list[Example]) -> None:
