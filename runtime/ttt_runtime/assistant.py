@@ -27,7 +27,7 @@ from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
 from ttt_runtime.fast import FastOptions
 from ttt_runtime.pipeline import CancelEither, Decode, in_turn, overlapped
-from ttt_runtime.prompt import PromptBuilder, Task, split_answer
+from ttt_runtime.prompt import PromptBuilder, Task
 from ttt_runtime.timing import Timeline
 
 HEARD_NOTHING = "I heard nothing."
@@ -192,11 +192,15 @@ class Assistant:
         heard = min(tokens_heard(played_seconds, self._tokens_per_second(reply, codes)), codes)
         kept, own = cut_answer(answer, layout, heard, finished=finished)
         self.engine.truncate(len(prompt) + own)
-        _, text = split_answer(
-            self.prompts.decode(kept),
-            transcript_first=reply.task == "answer" and self.prompts.prompts.transcript_first,
-        )
+        _, text = self._split(reply.task, self.prompts.decode(kept))
         return Heard(text, heard, (*prompt, *kept, *self.prompts.end_of_answer(kept)))
+
+    def _split(self, task: Task, text: str) -> tuple[str, str]:
+        """Return what was heard and what is said, of the text of a turn."""
+        if task == "answer":
+            return self.prompts.prompts.split_answer(text)
+        said = text.strip()
+        return (said if task == "transcribe" else ""), said
 
     def _tokens_per_second(self, reply: Reply, codes: int) -> float:
         if self.tokenizer is not None:
@@ -307,11 +311,7 @@ class Assistant:
         if voice is not None and voice.deadline is not None:
             timeline.underruns = voice.deadline.underruns
         timeline.finish()
-        heard, said = split_answer(
-            text.whole, transcript_first=task == "answer" and self.prompts.prompts.transcript_first
-        )
-        if task == "transcribe":
-            heard = said
+        heard, said = self._split(task, text.whole)
         rest = self.prompts.end_of_answer(answer)
         seconds = 0.0 if voice is None else voice.seconds
         whole = tuple(prompt + answer + rest)

@@ -30,24 +30,29 @@ class Prompts:
 
     `transcript_first`: an answer's text is the question as it was heard, a newline, the answer;
     only the answer is spoken.
+
+    `working_mark`: what follows this mark on the transcript's line is the model's own note, such
+    as a written-out reckoning; it is neither heard nor said. Empty: there is none.
     """
 
     system: Mapping[str, str] = field(default_factory=dict)
     transcript_first: bool = False
+    working_mark: str = ""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Prompts:
         """Read the table; BundleError on a wrong type or an unknown key."""
-        unknown = data.keys() - {"system", "transcript_first"}
+        unknown = data.keys() - {"system", "transcript_first", "working_mark"}
         system = data.get("system", {})
         first = data.get("transcript_first", False)
+        mark = data.get("working_mark", "")
         texts = isinstance(system, dict) and all(isinstance(t, str) for t in system.values())
-        if unknown or not texts or not isinstance(first, bool):
+        if unknown or not texts or not isinstance(first, bool) or not isinstance(mark, str):
             raise BundleError(
-                "the bundle's prompts must hold system (task -> text) and transcript_first "
-                f"(true or false), not {dict(data)!r:.80}"
+                "the bundle's prompts must hold system (task -> text), transcript_first "
+                f"(true or false) and working_mark (a text), not {dict(data)!r:.80}"
             )
-        return cls(dict(system), first)
+        return cls(dict(system), first, mark)
 
     def system_text(self, task: Task) -> str:
         """Return the system text of a task; BundleError if the model was not made for it."""
@@ -55,6 +60,19 @@ class Prompts:
             known = ", ".join(self.system) or "none"
             raise BundleError(f"this bundle knows no task {task!r} (its tasks: {known})")
         return self.system[task]
+
+    def split_answer(self, text: str) -> tuple[str, str]:
+        """Split an answer's text into what was heard and what is answered.
+
+        Without `transcript_first` nothing was written down: the first part is empty. A text that
+        has no newline yet is still the transcript.
+        """
+        if not self.transcript_first:
+            return "", text.strip()
+        heard, _, answer = text.partition("\n")
+        if self.working_mark:
+            heard = heard.partition(self.working_mark)[0]
+        return heard.strip(), answer.strip()
 
 
 class PromptBuilder:
@@ -145,15 +163,3 @@ class PromptBuilder:
 
     def _header(self, role: str) -> list[int]:
         return [self._layout.im_start_id, *self.encode(role), *self._newline]
-
-
-def split_answer(text: str, *, transcript_first: bool) -> tuple[str, str]:
-    """Split an answer's text into what was heard and what is answered.
-
-    Without `transcript_first` nothing was written down: the first part is empty. A text that has
-    no newline yet is still the transcript.
-    """
-    if not transcript_first:
-        return "", text.strip()
-    heard, _, answer = text.partition("\n")
-    return heard.strip(), answer.strip()

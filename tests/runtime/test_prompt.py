@@ -6,7 +6,7 @@ import pytest
 
 from tests.runtime.toy_assistant import byte_layout, byte_tokenizer
 from ttt_ref.errors import BundleError, ConfigError
-from ttt_runtime.prompt import PromptBuilder, Prompts, split_answer
+from ttt_runtime.prompt import PromptBuilder, Prompts
 
 LAYOUT = byte_layout()
 TOKENIZER = byte_tokenizer()
@@ -68,9 +68,11 @@ def test_tasks_and_tables() -> None:
 
 
 def test_splitting_an_answer() -> None:
-    assert split_answer(" hi\nthere ", transcript_first=False) == ("", "hi\nthere")
-    assert split_answer("what time\nnoon\nor so", transcript_first=True) == (
-        "what time",
-        "noon\nor so",
-    )
-    assert split_answer("what ti", transcript_first=True) == ("what ti", "")
+    plain, first = Prompts(), Prompts(transcript_first=True)
+    assert plain.split_answer(" hi\nthere ") == ("", "hi\nthere")
+    assert first.split_answer("what time\nnoon\nor so") == ("what time", "noon\nor so")
+    assert first.split_answer("what ti") == ("what ti", "")
+    assert first.split_answer("five: zero five\nit is: six") == ("five: zero five", "it is: six")
+    noted = Prompts(transcript_first=True, working_mark=":")
+    assert noted.split_answer("five: zero five\nit is: six") == ("five", "it is: six")
+    assert noted.split_answer("five: zero") == ("five", "")
