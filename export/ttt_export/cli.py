@@ -74,6 +74,17 @@ Engines = Annotated[
 Report = Annotated[
     Path | None, typer.Option(help="Also write the quality report to this JSON file.")
 ]
+Ask = Annotated[
+    Path | None,
+    typer.Option(
+        help="Put these recordings (corpus part `test` of the shipped model's recipe) to the "
+        "finished bundle: answers right and word error rate go into the report."
+    ),
+]
+AskLimit = Annotated[int, typer.Option(min=1, help="How many of the recordings are asked.")]
+AskListen = Annotated[
+    bool, typer.Option(help="Let whisper-base hear the spoken answers (extra `eval`).")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the sequences drawn for the checks.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
 PlanMemory = Annotated[
@@ -101,6 +112,9 @@ def _command(
     codec_from: CodecFrom = None,
     engines: Engines = True,
     report: Report = None,
+    ask: Ask = None,
+    ask_limit: AskLimit = 80,
+    ask_listen: AskListen = True,
     seed: Seed = 0,
     force: Force = False,
     plan_memory: PlanMemory = False,
@@ -111,6 +125,7 @@ def _command(
     choices (gates). The quality report is printed and stored in the bundle.
     """
     # Heavy imports stay in here: --help and a wrong option should not wait for torch.
+    from ttt_export.asked import Questions
     from ttt_export.options import ExportOptions
 
     options = ExportOptions(
@@ -127,6 +142,7 @@ def _command(
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),
         codec_from=codec_from,
+        questions=None if ask is None else Questions(ask, ask_limit, ask_listen),
         seed=seed,
         force=force,
         engines=engines,

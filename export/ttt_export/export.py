@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_export.asked import ask
 from ttt_export.checks import Check
 from ttt_export.codec_export import codec_report, copy_codec, export_codec
 from ttt_export.executors import Written
@@ -143,23 +144,27 @@ def export_checkpoint(
                 shown_folder=bundle.out,
             )
             engines = {RECORD: engine_records(built)}
-        path = bundle.publish(
-            BundleConfig(
-                name=Path(out).name,
-                model=checkpoint.model,
-                layout=checkpoint.layout,
-                precision=options.precision,
-                engine=options.engine,
-                graphs=graphs,
-                embeddings=embeddings,
-                presets=presets,
-                prompts=prompts,
-                tokenizer="tokenizer.json",
-                codec=codec,
-                made_from=made_from(checkpoint, options, recipe),
-                made_with={**made_with(), **engines},
-            )
+        config = BundleConfig(
+            name=Path(out).name,
+            model=checkpoint.model,
+            layout=checkpoint.layout,
+            precision=options.precision,
+            engine=options.engine,
+            graphs=graphs,
+            embeddings=embeddings,
+            presets=presets,
+            prompts=prompts,
+            tokenizer="tokenizer.json",
+            codec=codec,
+            made_from=made_from(checkpoint, options, recipe),
+            made_with={**made_with(), **engines},
         )
+        if options.questions is not None:
+            progress("asking it spoken questions")
+            asked = ask(bundle.seal(config), options.questions)
+            report = replace(report, asked=asked)
+            bundle.add_bytes(REPORT_FILE, report_json(report))
+        path = bundle.publish(config)
     return ExportResult(path, report, tuple(checks))
 
 

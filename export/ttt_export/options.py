@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_export.asked import Questions
 from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
 from ttt_ref.config import GenerationConfig
@@ -43,6 +44,7 @@ class ExportOptions:
         codec_from: a bundle whose codec is taken as it is, instead of exporting one.
         hub_name: the hub's name of the checkpoint, if it came from there; goes into the bundle.
         seed: draws synthetic sequences and the validation's inputs.
+        questions: recordings to put to the finished bundle before it is published.
         force: replace an existing bundle.
         engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
             on the device.
@@ -63,6 +65,7 @@ class ExportOptions:
     codec_from: Path | None = None
     hub_name: str | None = None
     seed: int = 0
+    questions: Questions | None = None
     force: bool = False
     engines: bool = True
 
@@ -77,6 +80,13 @@ class ExportOptions:
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)
         recipe.check_engine(self.engine)
+        if self.questions is not None:
+            if self.engine in FIXED_CACHE_ENGINES and not self.engines:
+                raise ConfigError(
+                    f"a bundle for {self.engine} without engines cannot be asked; leave out --ask "
+                    "or --no-engines"
+                )
+            self.questions.check()
         gates = Gates(
             recipe.gates.max_kl if self.max_kl is None else self.max_kl,
             recipe.gates.min_agreement if self.min_agreement is None else self.min_agreement,

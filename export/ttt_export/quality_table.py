@@ -12,7 +12,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ttt_export.asked import Questions, evaluate
 from ttt_export.quality_variants import Variant, variants
 from ttt_ref.errors import ExportError
 from ttt_runtime.cli.entry import run_app
@@ -62,23 +62,6 @@ def _file_name(variant: Variant) -> str:
     return variant.name.replace(" ", "-").replace(",", "")
 
 
-def evaluate(bundle: Path, data: Path, report: Path, words: Sequence[str]) -> dict[str, Any]:
-    """Ask a bundle the test recordings in a process of its own; returns the evaluation's report.
-
-    Raises:
-        ExportError: the evaluation failed; its last line of output is in the message.
-    """
-    program = [sys.executable, "-m", "ttt_ref.recipes.tiny.evaluate", str(bundle), str(data)]
-    done = subprocess.run(
-        [*program, "--report", str(report), *words], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ExportError(f"the evaluation of {bundle.name} failed: {last}")
-    read: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    return read
-
-
 def read_kept(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Read a row, or a part of one, that stands in the folder; ExportError if it is broken."""
     try:
@@ -94,23 +77,24 @@ def read_kept(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def measure_row(
-    checkpoint: Path, variant: Variant, folder: Path, data: Path | None, words: Sequence[str]
+    checkpoint: Path, variant: Variant, folder: Path, questions: Questions | None
 ) -> dict[str, Any]:
     """Return a row, from FOLDER where it stands there already."""
     stem = _file_name(variant)
     report, heard = folder / f"{stem}.json", folder / f"{stem}.heard.json"
     bundle = None
+    is_asked = questions is not None and variant.engine == "cpu"
     if not report.is_file():
-        bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, data))
+        bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, is_asked))
         shutil.copyfile(bundle / "export_report.json", report)
     row = {"name": variant.name, **read_kept(report, REPORT_KEYS)}
-    if data is not None and variant.engine == "cpu":
+    if questions is not None and is_asked:
         if not heard.is_file():
             if bundle is None:
-                donor = _donor(checkpoint, folder, data)
+                donor = _donor(checkpoint, folder, is_asked)
                 bundle = export_variant(checkpoint, variant, folder, donor)
             unfinished = folder / f"{stem}.part"
-            evaluate(bundle, data, unfinished, words)
+            evaluate(bundle, questions.data, unfinished, questions.words())
             unfinished.rename(heard)
         row["heard"] = read_kept(heard, HEARD_KEYS)["rows"]
     if bundle is not None:
@@ -118,13 +102,13 @@ def measure_row(
     return row
 
 
-def _donor(checkpoint: Path, folder: Path, data: Path | None) -> Path | None:
+def _donor(checkpoint: Path, folder: Path, is_asked: bool) -> Path | None:
     """Return the bundle whose float32 codec the rows share; exported when it is first wanted."""
     out = folder / _file_name(CODEC_DONOR)
     if not out.is_dir():
         export_variant(checkpoint, CODEC_DONOR, folder, None)
     has_codec = (out / "codec").is_dir()
-    if data is not None and not has_codec:
+    if is_asked and not has_codec:
         raise ExportError(f"{checkpoint} has no codec, so nothing can be heard; leave --data out")
     return out if has_codec else None
 
@@ -170,7 +154,6 @@ def _command(
 ) -> None:
     """Measure the variants that are missing and print the table of all."""
     from ttt_export.source import open_checkpoint
-    from ttt_ref.recipes.tiny.evaluate import open_corpus
 
     chosen = [
         v for v in variants() if not only or any(fnmatch.fnmatchcase(v.name, o) for o in only)
@@ -178,15 +161,14 @@ def _command(
     if not chosen:
         raise ExportError(f"no row is called {' or '.join(only or [])}; see quality_variants.py")
     open_checkpoint(checkpoint)  # mistakes are told before the first export
-    if data is not None:
-        open_corpus(data, limit)
+    questions = None if data is None else Questions(data, limit, listen, threads)
+    if questions is not None:
+        questions.check()
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["--limit", str(limit), "--threads", str(threads)]
-    words.append("--listen" if listen else "--no-listen")
     rows = []
     for variant in chosen:
         print(f"... {variant.name}", file=sys.stderr)
-        rows.append(measure_row(checkpoint, variant, folder, data, words))
+        rows.append(measure_row(checkpoint, variant, folder, questions))
     text = table(rows)
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     typer.echo(f"held against the checkpoint on {rows[0]['sequences']}")

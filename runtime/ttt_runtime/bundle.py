@@ -253,11 +253,11 @@ class BundleWriter:
         """Copy a file in (the contents, never a link)."""
         shutil.copyfile(source, self.path(relative))
 
-    def publish(self, config: BundleConfig) -> Path:
-        """Hash every file written, add the configuration and rename into place.
+    def seal(self, config: BundleConfig) -> Path:
+        """Hash every file written and add the configuration; returns the temporary folder.
 
-        `config.files` is replaced by what was found. The result is opened once from the
-        temporary folder first: a bundle that cannot be read back is never published.
+        `config.files` is replaced by what was found. What was sealed is a whole bundle that can
+        be opened and run, but nobody sees it yet; files may still be added before `publish`.
         """
         files = {}
         for path in sorted(self._folder.rglob("*")):
@@ -270,6 +270,15 @@ class BundleWriter:
         text = json.dumps(whole.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (self._folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
         Bundle.open(self._folder, verify="sizes")
+        return self._folder
+
+    def publish(self, config: BundleConfig) -> Path:
+        """Seal what was written and rename it into place.
+
+        It is opened once from the temporary folder first: a bundle that cannot be read back is
+        never published.
+        """
+        self.seal(config)
         self._folder.chmod(0o755)  # mkdtemp makes it private
         self._rename()
         self._published = True
