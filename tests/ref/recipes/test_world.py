@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ttt_ref import checkpoint
-from ttt_ref.recipes.tiny import dialogues, synthesize, world
+from ttt_ref.recipes.tiny import build, dialogues, outside, synthesize, world
 from ttt_ref.recipes.tiny.dialogues import SPEAK, Recording
 from ttt_ref.recipes.tiny.typed_report import right_answers, table
+from ttt_runtime.prompt import Prompts
 
 ROOT = Path(__file__).resolve().parents[3]
 ARITHMETIC = ("plus", "minus", "times")
@@ -40,7 +41,37 @@ def test_every_drill_is_reckoned_right() -> None:
         by_kind = {"plus": left + right, "minus": left - right, "times": left * right}
         assert numbers[result] == by_kind[drill.kind], drill.answer
         checked += 1
-    assert checked > 4000
+    assert checked > 1000
+
+
+def test_every_working_is_a_count_that_ends_at_the_answer() -> None:
+    numbers = {world.number_words(n): n for n in range(401)}
+    kinds = set()
+    for exchange in (*world.exchanges(), *world.drills()):
+        kind = exchange.kind
+        assert bool(exchange.working) == (kind in (*ARITHMETIC, "time"))
+        if kind not in ARITHMETIC:
+            continue
+        expression, result = exchange.answer.split(" is ")
+        a, b = (numbers[part] for part in expression.split(f" {kind} "))
+        counts = {
+            "plus": [(n, a + n) for n in range(b + 1)],
+            "minus": [(n, a - n) for n in range(b + 1)],
+            "times": [(n, n * b) for n in range(1, a + 1)],
+        }
+        named = [world.number_words(n) for pair in counts[kind] for n in pair]
+        assert exchange.working == " ".join(named)
+        assert named[-1] == result
+        kinds.add(kind)
+    assert kinds == set(ARITHMETIC)
+
+
+def test_the_clock_is_counted_round_its_twelve_hours() -> None:
+    noted = {e.question: e.working for e in world.exchanges()}
+    assert noted["what time is it four hours after eleven"] == (
+        "zero eleven one twelve two one three two four three"
+    )
+    assert noted["what time is two hours before one o'clock"] == "zero one one twelve two eleven"
 
 
 def test_a_held_out_pair_of_numbers_has_its_partner_in_training() -> None:
@@ -72,6 +103,24 @@ def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:
     typed = {row["messages"][1]["content"] for row in dialogues.written_rows()}
     assert known.question in typed
     assert secret.question not in typed
+
+
+def test_the_working_stands_on_the_transcripts_line() -> None:
+    sum_ = next(e for e in world.exchanges() if e.question == "what is five minus two")
+    said = dialogues.written_row(sum_)["messages"][-1]["content"]
+    assert said == ("what is five minus two: zero five one four two three\nfive minus two is three")
+    prompts = Prompts.from_dict(build.config_extra()["ttt_prompts"])
+    assert prompts.split_answer(said) == ("what is five minus two", "five minus two is three")
+
+
+def test_what_the_grammar_says_is_outside_and_never_held_out() -> None:
+    free = list(outside.free_questions())
+    assert len(set(free)) == len(free) == outside.FREE_SENTENCES
+    by_question = {e.question: e for e in world.exchanges()}
+    for sentence in free:
+        exchange = by_question[sentence]
+        assert (exchange.kind, exchange.held_out) == ("unknown", False)
+    assert free == list(outside.free_questions())
 
 
 def test_the_shipped_text_tokenizer_spells_every_drill() -> None:

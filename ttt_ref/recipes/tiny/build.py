@@ -23,7 +23,7 @@ from ttt_ref.codec.builtin.checkpoint import load_tokenizer
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
-from ttt_ref.recipes.tiny import dialogues, text_tokenizer, voices
+from ttt_ref.recipes.tiny import dialogues, reckoning, text_tokenizer, voices
 from ttt_ref.recipes.tiny.corpus import Corpus, Utterance
 from ttt_ref.recipes.tiny.dialogues import Recording
 from ttt_ref.recipes.tiny.encode import encode_corpus
@@ -128,6 +128,7 @@ def config_extra() -> dict[str, Any]:
         "ttt_prompts": {
             "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},
             "transcript_first": True,
+            "working_mark": reckoning.MARK,
         },
     }
 

@@ -4,7 +4,8 @@ Four tasks, told apart by the system message:
 
 - ``answer``: spoken question -> ``transcript``, newline, answer; the answer is spoken in spans
   between the text chunks (:data:`TEXT_CHUNK` text tokens, :data:`SPEECH_CHUNK` speech tokens, ...,
-  one last span with the rest), the transcript is not spoken;
+  one last span with the rest), the transcript is not spoken. Where something has to be reckoned,
+  the working stands on the transcript's line, behind a colon (:mod:`.reckoning`), unspoken too;
 - ``transcribe``: spoken words -> their text;
 - ``speak``: text -> the same text, interleaved with its speech;
 - ``write``: typed or spoken question -> the same text as for ``answer``, without speech. A typed
@@ -36,7 +37,7 @@ from ttt_ref.config import (
     END_OF_AUDIO_SPAN_LAST,
     code_token,
 )
-from ttt_ref.recipes.tiny import facts, world
+from ttt_ref.recipes.tiny import facts, outside, reckoning, world
 
 ANSWER, TRANSCRIBE, SPEAK, WRITE = "answer", "transcribe", "speak", "write"
 LISTEN = "listen"
@@ -111,7 +112,7 @@ def answer_row(
     tokenizer: Tokenizer, question: Codes, text: str, answer: Recording
 ) -> dict[str, Any]:
     """One spoken question with its spoken answer."""
-    lead = f"{transcript(text)}\n"
+    lead = f"{_noted(text, _by_question().get(text))}\n"
     reply = interleave(tokenizer, answer.text, answer.codes.tolist(), lead)
     return _messages(ANSWER, user_speech(question), reply)
 
@@ -144,9 +145,13 @@ def training_rows(
 
 
 def written_rows() -> Iterator[dict[str, Any]]:
-    """Every training question and every drill as text, with its answer as text."""
+    """Every training question and every drill as text, with its answer as text.
+
+    But for the free sentences: in writing they are told from the world by one look at a word.
+    """
+    free = set(outside.free_questions())
     for exchange in (*world.exchanges(), *world.drills()):
-        if not exchange.held_out:
+        if not exchange.held_out and exchange.question not in free:
             yield written_row(exchange)
 
 
@@ -156,7 +161,13 @@ def written_row(exchange: world.Exchange) -> dict[str, Any]:
 
 
 def _written(exchange: world.Exchange) -> str:
-    return f"{transcript(exchange.question)}\n{exchange.answer}"
+    return f"{_noted(exchange.question, exchange)}\n{exchange.answer}"
+
+
+def _noted(question: str, exchange: world.Exchange | None) -> str:
+    """The unspoken line before an answer: what was heard, and the working if there is any."""
+    working = exchange.working if exchange else ""
+    return transcript(question) + (f"{reckoning.MARK} {working}" if working else "")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:

@@ -1,7 +1,8 @@
 """Questions from outside the small world, to be met with an honest "I don't know that".
 
-Three sorts: *near* ones, which use a wording of the world with something it does not know; *far*
-ones, which ask for another thing altogether; and *statements*. Held out from training are whole
+Four sorts: *near* ones, which use a wording of the world with something it does not know; *far*
+ones, which ask for another thing altogether; *statements*; and sentences of a small grammar about
+everything else (:mod:`ttt_ref.recipes.tiny.free_sentences`). Held out from training are whole
 wordings and whole fillers, so that a right refusal of a held-out question is not a remembered one.
 Of the many pairs of wording and filler only a fixed share is taken, so that the refusals do not
 crowd out the world.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+
+from ttt_ref.recipes.tiny.free_sentences import sentences
 
 _NEAR = [
     ("what is the capital of {}", "place"), ("tell me the capital of {}", "place"),
@@ -22,6 +25,14 @@ _NEAR = [
     ("how much is {}", "thing"), ("calculate {}", "thing"), ("set a timer for {}", "person"),
     ("how many seconds are in {}", "thing"), ("remind me in {}", "place"),
     ("what do {} and red make", "person"), ("what time is it in {}", "place"),
+    ("what is the contrary of {}", "thing"), ("the opposite of {}", "thing"),
+    ("what is the color of {}", "person"), ("which color does {} have", "person"),
+    ("which color is {}", "thing"), ("please turn off {}", "person"),
+    ("turn {} on", "thing"), ("can you turn on {}", "person"), ("how long is {}", "thing"),
+    ("what comes before {}", "person"), ("which day is after {}", "thing"),
+    ("which month is before {}", "person"), ("what is {} plus two", "person"),
+    ("what is three times {}", "thing"), ("wake me in {}", "place"),
+    ("tell me the number of days in {}", "thing"), ("how many cents has {}", "person"),
 ]  # fmt: skip
 _NEAR_HELD_OUT = [
     ("which city is the capital of {}", "place"),
@@ -80,6 +91,10 @@ _FILLERS = {
         "barcelona", "chicago", "boston", "manchester", "tuscany", "crete", "hawaii", "zanzibar",
         "the desert", "my village", "the airport", "the supermarket", "brooklyn", "bolivia",
         "romania", "mars", "the library", "sumatra", "quebec", "naples", "wonderland",
+        "arizona", "madagascar", "singapore", "tasmania", "the amazon", "the jungle", "my garden",
+        "detroit", "hamburg", "geneva", "lapland", "the galaxy", "colorado", "dallas", "kenya",
+        "jamaica", "estonia", "the castle", "paradise", "middle earth", "bangkok", "the village",
+        "denver", "nepal", "uganda", "liverpool", "the harbor", "panama", "the city", "saturn",
     ],
     "person": [
         "napoleon", "my brother", "shakespeare", "doctor watson", "einstein", "aunt margaret",
@@ -89,6 +104,10 @@ _FILLERS = {
         "missus miller", "superman", "the policeman", "my cousin", "julius caesar", "the king",
         "your mother", "the plumber", "gandhi", "oliver", "old macdonald", "the children",
         "isabella", "santa claus", "the dentist", "professor brown", "my boss", "galileo",
+        "hamlet", "tarzan", "my grandmother", "king arthur", "the baker", "rebecca", "nathan",
+        "marie curie", "snow white", "the minister", "veronica", "my uncle", "frankenstein",
+        "the gardener", "dracula", "gulliver", "the soldier", "aladdin", "our neighbors",
+        "the prince", "zorro", "aunt polly", "mister smith", "darwin", "the pilot", "rapunzel",
     ],
     "thing": [
         "a piano", "spaghetti", "the telephone", "a bicycle", "philosophy", "an umbrella",
@@ -98,7 +117,12 @@ _FILLERS = {
         "a mirror", "a wedding ring", "a dragon", "a submarine", "happiness", "toothpaste",
         "my jacket", "a rocket", "yoga", "the newspaper", "a volcano", "garlic", "a blanket",
         "the fridge", "a camera", "potatoes", "history", "a calendar", "the vacuum cleaner",
-        "a kangaroo", "grammar",
+        "a kangaroo", "grammar", "a trombone", "lasagna", "a skyscraper", "patience",
+        "the radiator", "a thunderstorm", "wisdom", "a crocodile", "broccoli", "a suitcase",
+        "a lighthouse", "democracy", "the keyboard", "a pillow", "shampoo", "a giraffe",
+        "the highway", "cinnamon", "a typewriter", "courage", "a diamond", "the subway",
+        "a butterfly", "marmalade", "a wheelchair", "the encyclopedia", "a scarf", "astronomy",
+        "an onion", "a magazine",
     ],
 }  # fmt: skip
 _FILLERS_HELD_OUT = {
@@ -134,12 +158,19 @@ _STATEMENTS_HELD_OUT = [
 ]  # fmt: skip
 
 _TAKEN = 0.25
+FREE_SENTENCES = 1500
+_FREE_SEED = 21
 
 
 def _taken(question: str) -> bool:
     """Whether this pair is one of the fixed share that is used."""
     digest = hashlib.sha256(f"outside|{question}".encode()).digest()
     return digest[0] / 256 < _TAKEN
+
+
+def free_questions() -> Iterator[str]:
+    """Yield what the grammar says about everything else."""
+    yield from sentences(FREE_SENTENCES, _FREE_SEED)
 
 
 def questions() -> Iterator[tuple[str, bool]]:
@@ -152,7 +183,7 @@ def questions() -> Iterator[tuple[str, bool]]:
                 question = wording.replace("{}", filler)
                 if _taken(question):
                     yield question, is_held_out or filler in _FILLERS_HELD_OUT[slot]
-    for statement in _STATEMENTS:
+    for statement in (*_STATEMENTS, *free_questions()):
         yield statement, False
     for statement in _STATEMENTS_HELD_OUT:
         yield statement, True

@@ -1,10 +1,10 @@
 """Give a checkpoint real token sequences: ``python -m ttt_ref.recipes.tiny.sequences``.
 
 The exporter calibrates and judges quantization on what it finds in a checkpoint's
-``calibration.jsonl``. Here that is encoded conversations of the recipe: half of them spoken
-questions with their answers, the rest transcriptions and read-out texts; those that training did
-not see wherever there are such. The file belongs to one text and one speech tokenizer: make it
-again whenever either was trained anew.
+``calibration.jsonl``. Here that is encoded conversations of the recipe: mostly spoken questions
+with their answers and read-out texts, for speech is what quantization harms first, and some
+transcriptions; those that training did not see wherever there are such. The file belongs to one
+text and one speech tokenizer: make it again whenever either was trained anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ttt_ref.recipes.tiny.dialogues import ANSWER, SPEAK, TRANSCRIBE
 from ttt_ref.tokenizer_files import load_tokenizer
 
 FILE = "calibration.jsonl"
-SHARES = {ANSWER: 0.5, TRANSCRIBE: 0.25, SPEAK: 0.25}
+SHARES = {ANSWER: 0.55, TRANSCRIBE: 0.1, SPEAK: 0.35}
 
 
 def conversations(folder: Path, task: str, count: int) -> list[list[dict[str, str]]]:

@@ -33,7 +33,7 @@ from ttt_ref.config import (
     PAD,
     code_token,
 )
-from ttt_ref.recipes.tiny import world
+from ttt_ref.recipes.tiny import outside, world
 
 TEXT_TOKENS = 1200
 
@@ -48,11 +48,12 @@ def special_tokens(num_codes: int) -> list[str]:
 
 def _sentences() -> list[str]:
     found = []
-    for exchange in world.exchanges():
+    rest = set(outside.free_questions())  # words of the whole world would crowd out its own
+    for exchange in (e for e in world.exchanges() if e.question not in rest):
         # With and without a space in front: both forms of a word should become one token.
         found += [exchange.question, exchange.answer, " " + exchange.question]
     # The words of the chat template and the task names, so that each is one token.
-    return found + ["system", "user", "assistant", "answer", "transcribe", "speak", "?"] * 100
+    return found + ["system", "user", "assistant", "answer", "transcribe", "speak", "?", ":"] * 100
 
 
 def build(folder: Path, num_codes: int) -> Tokenizer:

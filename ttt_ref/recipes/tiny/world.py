@@ -15,18 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from ttt_ref.recipes.tiny import facts, outside
+from ttt_ref.recipes.tiny import facts, outside, reckoning
 from ttt_ref.recipes.tiny.facts import number_words
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question and its answer, as spoken words."""
+    """One question and its answer, as spoken words; `working` is noted down before the answer."""
 
     kind: str
     question: str
     answer: str
     held_out: bool
+    working: str = ""
 
 
 def text_share(text: str, salt: str = "") -> float:
@@ -60,20 +61,22 @@ def _arithmetic() -> Iterator[Exchange]:
     for kind, a, b, result in triples:
         expression = f"{number_words(a)} {kind} {number_words(b)}"
         answer = f"{expression} is {number_words(result)}"
+        working = reckoning.expression(kind, a, b)
         for wording in _ARITHMETIC_WORDINGS:
             held_out = _arithmetic_held_out(kind, a, b)
-            yield Exchange(kind, wording.format(e=expression), answer, held_out)
+            yield Exchange(kind, wording.format(e=expression), answer, held_out, working)
+
+
+DRILL_STEPS = 15  # longest count that is practised
 
 
 def drills() -> Iterator[Exchange]:
     """Reckoning beyond what is spoken, for typed practice only.
 
-    The held-out pairs are small numbers. Around them stands the whole number line: sums and
-    differences up to a hundred (where the same units return in every ten), the rules of zero, one
-    and a number itself, a wider table of products, and longer ways round the clock, so that the
-    held-out ones can be reckoned.
+    The spoken numbers are small. Around them stands the number line to a hundred: counts of up to
+    :data:`DRILL_STEPS` (the same units return in every ten), a wider table of products, and longer
+    ways round the clock.
     """
-    yield from _rule_drills()
     yield from _sum_drills()
     yield from _product_drills()
     yield from _clock(steps=range(7, 12))
@@ -83,34 +86,20 @@ def _reckoned(
     kind: str, a: int, b: int, result: int, wordings: tuple[str, ...]
 ) -> Iterator[Exchange]:
     expression = f"{number_words(a)} {kind} {number_words(b)}"
+    working = reckoning.expression(kind, a, b)
     for wording in wordings:
         answer = f"{expression} is {number_words(result)}"
-        yield Exchange(kind, wording.format(e=expression), answer, False)
-
-
-def _rule_drills() -> Iterator[Exchange]:
-    """What zero, one and the number itself do to numbers above twenty."""
-    for n in range(21, 101):
-        triples = [("minus", n, n, 0), ("minus", n, 0, n), ("minus", n, 1, n - 1)]
-        triples += [
-            ("plus", n, 0, n),
-            ("plus", 0, n, n),
-            ("plus", n, 1, n + 1),
-            ("plus", 1, n, n + 1),
-        ]
-        triples += [("times", n, 1, n), ("times", 1, n, n)]
-        for kind, a, b, result in triples:
-            yield from _reckoned(kind, a, b, result, ("what is {e}", "how much is {e}"))
+        yield Exchange(kind, wording.format(e=expression), answer, False, working)
 
 
 def _sum_drills() -> Iterator[Exchange]:
-    """All pairs up to twenty that are not spoken, and a third of those up to a hundred."""
+    """All pairs up to twenty that are not spoken, and a fifth of those up to a hundred."""
     for a in range(101):
-        for b in range(101):
+        for b in range(DRILL_STEPS + 1):
             if max(a, b) <= ARITHMETIC_MAX:
                 continue
-            near = max(a, b) <= 20
-            if not near and text_share(f"{a}|{b}", "drill") >= 0.35:
+            near = a <= 20
+            if not near and text_share(f"{a}|{b}", "drill") >= 0.2:
                 continue
             wordings = ("what is {e}", "{e}") if near else ("{e}",)
             if a + b <= 100:
@@ -120,19 +109,19 @@ def _sum_drills() -> Iterator[Exchange]:
 
 
 def _product_drills() -> Iterator[Exchange]:
-    """All pairs up to fifteen, and those up to twenty with a factor of the spoken table."""
-    for a in range(1, 21):
-        for b in range(1, 21):
-            if max(a, b) > 10 and (max(a, b) <= 15 or min(a, b) <= 10):
+    """Pairs beyond the spoken table with products up to a hundred."""
+    for a in range(1, DRILL_STEPS + 1):
+        for b in range(1, DRILL_STEPS + 1):
+            if max(a, b) > 10 and a * b <= 100:
                 yield from _reckoned("times", a, b, a * b, ("what is {e}", "{e}"))
 
 
-def _worded(kind: str, answer: str, questions: list[str]) -> Iterator[Exchange]:
+def _worded(kind: str, answer: str, questions: list[str], working: str = "") -> Iterator[Exchange]:
     """Yield the wordings of one fact; at least one of them stays in training."""
     always = min(questions, key=lambda q: text_share(q, "keep"))
     for question in questions:
         held_out = question != always and text_share(question, "wording") < 0.12
-        yield Exchange(kind, question, answer, held_out)
+        yield Exchange(kind, question, answer, held_out, working)
 
 
 def _opposites() -> Iterator[Exchange]:
@@ -252,6 +241,7 @@ def _clock(steps: range = range(1, 7)) -> Iterator[Exchange]:
                         f"what time is {hours} {word} {number_words(hour)} o'clock",
                         f"what time is it {hours} {word} {number_words(hour)}",
                     ],
+                    reckoning.clock(hour, step, sign),
                 )
 
 
