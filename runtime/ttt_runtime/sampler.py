@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE = 256  # values of one piece when the largest are sought
+_FOLDS = 256  # values of one column when the largest are sought
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -58,18 +58,34 @@ def confidence_of(best: HeadBest) -> Floats:
 def largest(values: Floats, count: int) -> Ids:
     """Return the indices of the `count` largest values [V], largest first; of equals the first.
 
-    Of 150,000 values a partition takes a millisecond; most of them are ruled out by the peaks of
-    pieces: as many pieces as are wanted hold a value that is at least the bound.
+    Of 150,000 values a partition takes a millisecond. Folded into columns, their peaks are found
+    in one pass, and as many columns as are wanted hold a value that is at least the bound.
     """
-    peaks = values[: values.size // _PIECE * _PIECE].reshape(-1, _PIECE).max(axis=1)
-    if count < len(peaks):
-        bound = np.partition(peaks, -count)[-count]
-        candidates = np.flatnonzero(values >= bound)
+    width = values.size // _FOLDS
+    if count < width:
+        peaks = values[: width * _FOLDS].reshape(_FOLDS, width).max(axis=0)
+        peaks.partition(width - count)
+        candidates = np.flatnonzero(values >= peaks[width - count])
     else:
         candidates = np.arange(values.size)
     order = np.argsort(-values[candidates], kind="stable")[:count]
     found: Ids = candidates[order]
     return found
+
+
+def sum_of_exp(values: Floats, offset: np.float32, factor: np.float32) -> float:
+    """Return the sum of exp((value - offset) * factor) over values [V]; exponents are <= 0.
+
+    Columns are added in float32 (a few hundred terms of at most 1 each), their sums in float64.
+    """
+    terms = values - offset
+    if factor != 1.0:
+        terms *= factor
+    np.exp(terms, out=terms)
+    width = terms.size // _FOLDS
+    folded = terms[: width * _FOLDS].reshape(_FOLDS, width).sum(axis=0)
+    rest = terms[width * _FOLDS :]
+    return float(folded.sum(dtype=np.float64)) + float(rest.sum(dtype=np.float64))
 
 
 def sample_text(
@@ -85,15 +101,14 @@ def sample_text(
     those the ones whose more probable predecessors sum to less than `top_p` (probabilities are
     not renormalised between the two), then a draw.
     """
-    # One pass over all logits in float32 for the sum; only what may be drawn is looked at closer.
-    per_unit = 1.0 / (temperature if temperature > 0 else 1.0)
-    relative = logits - logits.max()
-    relative *= np.float32(per_unit)
-    ids = largest(relative, top_k if top_k else relative.size)
-    kept = np.exp(relative[ids].astype(np.float64))
-    kept /= float(np.exp(relative, out=relative).sum(dtype=np.float64))
+    # Passes over all logits are few and in float32; only what may be drawn is looked at closer.
+    per_unit = np.float32(1.0 / (temperature if temperature > 0 else 1.0))
+    ids = largest(logits, top_k if top_k else logits.size)
+    best = logits[ids[0]]
+    kept = np.exp(((logits[ids] - best) * per_unit).astype(np.float64))
     if top_p is not None and 0.0 < top_p < 1.0:
-        kept = np.where(np.cumsum(kept) - kept < top_p, kept, 0.0)
+        mass_before = np.cumsum(kept) - kept
+        kept = np.where(mass_before < top_p * sum_of_exp(logits, best, per_unit), kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.
     cumulative = np.cumsum(kept)
     draw = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
