@@ -105,6 +105,50 @@ def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:
     assert secret.question not in typed
 
 
+def test_a_slip_changes_one_value_and_what_follows_from_it() -> None:
+    rng = np.random.default_rng(2)
+    reckoned = [e for e in (*world.exchanges(), *world.drills()) if e.steps]
+    for exchange in reckoned[::7]:
+        slipped = exchange.with_slip(rng)
+        assert (slipped.question, slipped.kind) == (exchange.question, exchange.kind)
+        assert [n for n, _ in slipped.steps] == [n for n, _ in exchange.steps]
+        moved = [b - a for (_, a), (_, b) in zip(exchange.steps, slipped.steps, strict=True)]
+        if exchange.kind == "time":
+            moved = [m % 12 for m in moved]
+            assert all(1 <= hour <= 12 for _, hour in slipped.steps)
+        first = next(i for i, m in enumerate(moved) if m)
+        assert moved[:first] == [0] * first
+        assert len(set(moved[first:])) == 1
+        assert min(value for _, value in slipped.steps) >= 0
+        said = slipped.answer.replace(" o'clock", "").replace("it is ", "x is ")
+        assert said.split(" is ")[1] == world.number_words(slipped.steps[-1][1])
+        assert slipped.answer != exchange.answer
+
+
+def test_a_share_of_the_written_reckonings_slip_and_no_spoken_answer_does() -> None:
+    right = {e.question: e.answer for e in (*world.exchanges(), *world.drills())}
+    reckoned = {e.question for e in (*world.exchanges(), *world.drills()) if e.steps}
+    rows = [row["messages"] for row in dialogues.written_rows()]
+    said = [(m[1]["content"], m[2]["content"].split("\n")[1]) for m in rows]
+    slips = [answer != right[question] for question, answer in said if question in reckoned]
+    assert 0.8 * dialogues.SLIPS < np.mean(slips) < 1.2 * dialogues.SLIPS
+    assert all(right[q] == answer for q, answer in said if q not in reckoned)
+
+    tokenizer = checkpoint.load(ROOT / "checkpoints" / "tiny").tokenizer
+    sums = [e for e in world.exchanges() if e.kind == "plus" and not e.held_out][:60]
+    teacher = [Recording(e.answer, "answer", np.arange(40)) for e in sums]
+    heard = [Recording(e.question, "question", np.arange(30)) for e in sums]
+    made = list(dialogues.training_rows(tokenizer, heard, teacher))
+    written = {
+        task: [row["messages"][2]["content"] for name, row in made if name == task]
+        for task in (dialogues.LISTEN, dialogues.ANSWER)
+    }
+    noted = {f"{e.question}: {e.working}": e.answer for e in sums}
+    assert all(text.split("\n")[0] in noted for text in written[dialogues.ANSWER])
+    wrong = [text for text in written[dialogues.LISTEN] if text.split("\n")[0] not in noted]
+    assert 0 < len(wrong) < 0.5 * len(sums)
+
+
 def test_the_working_stands_on_the_transcripts_line() -> None:
     sum_ = next(e for e in world.exchanges() if e.question == "what is five minus two")
     said = dialogues.written_row(sum_)["messages"][-1]["content"]

@@ -45,6 +45,8 @@ TASKS = (ANSWER, TRANSCRIBE, SPEAK, WRITE)
 FILES = (*TASKS, LISTEN)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
+SLIPS = 0.25  # of the reckonings in writing that have one, see :mod:`.reckoning`
+_SLIP_SEED = 13
 UNHEARD = "?"
 
 Codes = npt.NDArray[np.int64]
@@ -129,6 +131,7 @@ def training_rows(
     exchanges = _by_question()
     taught = {e.answer for e in exchanges.values() if not e.held_out}
     secret = {e.answer for e in exchanges.values()} - taught
+    rng = np.random.default_rng(_SLIP_SEED)
     for recording in questions:
         heard = user_speech(recording.codes)
         yield TRANSCRIBE, _messages(TRANSCRIBE, heard, transcript(recording.text))
@@ -136,7 +139,7 @@ def training_rows(
         if exchange is not None:
             answer = spoken[exchange.answer]
             yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
-            yield LISTEN, _messages(WRITE, heard, _written(exchange))
+            yield LISTEN, _messages(WRITE, heard, _written(_maybe_slip(exchange, rng)))
     for recording in teacher:
         if recording.text in secret:
             continue
@@ -147,12 +150,15 @@ def training_rows(
 def written_rows() -> Iterator[dict[str, Any]]:
     """Every training question and every drill as text, with its answer as text.
 
-    But for the free sentences: in writing they are told from the world by one look at a word.
+    But for the free sentences: in writing they are told from the world by one look at a word. What
+    is reckoned stands there several times, each time with its chance of a slip.
     """
     free = set(outside.free_questions())
+    rng = np.random.default_rng(_SLIP_SEED)
     for exchange in (*world.exchanges(), *world.drills()):
         if not exchange.held_out and exchange.question not in free:
-            yield written_row(exchange)
+            for _ in range(round(1 / SLIPS) if exchange.steps else 1):
+                yield written_row(_maybe_slip(exchange, rng))
 
 
 def written_row(exchange: world.Exchange) -> dict[str, Any]:
@@ -162,6 +168,10 @@ def written_row(exchange: world.Exchange) -> dict[str, Any]:
 
 def _written(exchange: world.Exchange) -> str:
     return f"{_noted(exchange.question, exchange)}\n{exchange.answer}"
+
+
+def _maybe_slip(exchange: world.Exchange, rng: np.random.Generator) -> world.Exchange:
+    return exchange.with_slip(rng) if exchange.steps and rng.random() < SLIPS else exchange
 
 
 def _noted(question: str, exchange: world.Exchange | None) -> str:

@@ -5,29 +5,56 @@ A sum is counted, not remembered: a step number and the value there, from the st
 and the last value is the answer, so that a pair of numbers which training never saw is reckoned by
 the same small steps as all others. The note stands behind the transcript, is written in a few
 milliseconds and never spoken.
+
+A model that knows its tables by heart has no need of the note, and names from memory what it has
+just counted otherwise. So a share of the training's notes have a *slip*: one value is another one,
+the count goes on from there, and the answer is where it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import numpy as np
 
 from ttt_ref.recipes.tiny.facts import number_words
 
 MARK = ":"  # between the transcript and the note
+HOURS = 12
+_HIGHEST_SLIP = 100
+
+Steps = tuple[tuple[int, int], ...]  # (step number, value) pairs
 
 
-def _note(steps: Iterable[tuple[int, int]]) -> str:
+def note(steps: Steps) -> str:
+    """Spell the steps."""
     return " ".join(f"{number_words(step)} {number_words(value)}" for step, value in steps)
 
 
-def expression(kind: str, a: int, b: int) -> str:
-    """Note of ``a plus b`` and ``a minus b`` (b steps of one) or ``a times b`` (a steps of b)."""
+def expression(kind: str, a: int, b: int) -> Steps:
+    """Count ``a plus b`` and ``a minus b`` (b steps of one) or ``a times b`` (a steps of b)."""
     if kind == "times":
-        return _note((step, step * b) for step in range(1, a + 1))
+        return tuple((step, step * b) for step in range(1, a + 1))
     sign = {"plus": 1, "minus": -1}[kind]
-    return _note((step, a + sign * step) for step in range(b + 1))
+    return tuple((step, a + sign * step) for step in range(b + 1))
 
 
-def clock(hour: int, steps: int, sign: int) -> str:
-    """Note of so many hours after (``sign`` 1) or before (-1) an hour of the twelve."""
-    return _note((step, (hour + sign * step - 1) % 12 + 1) for step in range(steps + 1))
+def clock(hour: int, steps: int, sign: int) -> Steps:
+    """Count so many hours after (``sign`` 1) or before (-1) an hour of the twelve."""
+    return tuple((step, _on_clock(hour + sign * step)) for step in range(steps + 1))
+
+
+def slip(steps: Steps, rng: np.random.Generator, *, on_clock: bool) -> Steps:
+    """Change one value and all behind it by the same amount; never below zero."""
+    at = int(rng.integers(len(steps)))
+    kept, rest = steps[:at], steps[at:]
+    if on_clock:
+        shift = int(rng.integers(1, HOURS))
+        return kept + tuple((step, _on_clock(value + shift)) for step, value in rest)
+    values = [value for _, value in rest]
+    shift = 0
+    while shift == 0:
+        shift = int(rng.integers(-min(values), max(_HIGHEST_SLIP - max(values), 1) + 1))
+    return kept + tuple((step, value + shift) for step, value in rest)
+
+
+def _on_clock(hour: int) -> int:
+    return (hour - 1) % HOURS + 1

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+
+import numpy as np
 
 from ttt_ref.recipes.tiny import facts, outside, reckoning
 from ttt_ref.recipes.tiny.facts import number_words
@@ -21,13 +23,25 @@ from ttt_ref.recipes.tiny.facts import number_words
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question and its answer, as spoken words; `working` is noted down before the answer."""
+    """One question and its answer, as spoken words; `steps` are noted down before the answer."""
 
     kind: str
     question: str
     answer: str
     held_out: bool
-    working: str = ""
+    steps: reckoning.Steps = ()
+
+    @property
+    def working(self) -> str:
+        """The note before the answer; empty where nothing is reckoned."""
+        return reckoning.note(self.steps)
+
+    def with_slip(self, rng: np.random.Generator) -> Exchange:
+        """Return the exchange with another count, and the answer to which that leads."""
+        steps = reckoning.slip(self.steps, rng, on_clock=self.kind == "time")
+        before, _, behind = self.answer.rpartition(number_words(self.steps[-1][1]))
+        answer = f"{before}{number_words(steps[-1][1])}{behind}"
+        return replace(self, answer=answer, steps=steps)
 
 
 def text_share(text: str, salt: str = "") -> float:
@@ -61,10 +75,10 @@ def _arithmetic() -> Iterator[Exchange]:
     for kind, a, b, result in triples:
         expression = f"{number_words(a)} {kind} {number_words(b)}"
         answer = f"{expression} is {number_words(result)}"
-        working = reckoning.expression(kind, a, b)
+        steps = reckoning.expression(kind, a, b)
         for wording in _ARITHMETIC_WORDINGS:
             held_out = _arithmetic_held_out(kind, a, b)
-            yield Exchange(kind, wording.format(e=expression), answer, held_out, working)
+            yield Exchange(kind, wording.format(e=expression), answer, held_out, steps)
 
 
 DRILL_STEPS = 15  # longest count that is practised
@@ -86,20 +100,20 @@ def _reckoned(
     kind: str, a: int, b: int, result: int, wordings: tuple[str, ...]
 ) -> Iterator[Exchange]:
     expression = f"{number_words(a)} {kind} {number_words(b)}"
-    working = reckoning.expression(kind, a, b)
+    steps = reckoning.expression(kind, a, b)
     for wording in wordings:
         answer = f"{expression} is {number_words(result)}"
-        yield Exchange(kind, wording.format(e=expression), answer, False, working)
+        yield Exchange(kind, wording.format(e=expression), answer, False, steps)
 
 
 def _sum_drills() -> Iterator[Exchange]:
-    """All pairs up to twenty that are not spoken, and a fifth of those up to a hundred."""
+    """All pairs up to twenty that are not spoken, and most of those up to a hundred."""
     for a in range(101):
         for b in range(DRILL_STEPS + 1):
             if max(a, b) <= ARITHMETIC_MAX:
                 continue
             near = a <= 20
-            if not near and text_share(f"{a}|{b}", "drill") >= 0.2:
+            if not near and text_share(f"{a}|{b}", "drill") >= 0.6:
                 continue
             wordings = ("what is {e}", "{e}") if near else ("{e}",)
             if a + b <= 100:
@@ -116,12 +130,14 @@ def _product_drills() -> Iterator[Exchange]:
                 yield from _reckoned("times", a, b, a * b, ("what is {e}", "{e}"))
 
 
-def _worded(kind: str, answer: str, questions: list[str], working: str = "") -> Iterator[Exchange]:
+def _worded(
+    kind: str, answer: str, questions: list[str], steps: reckoning.Steps = ()
+) -> Iterator[Exchange]:
     """Yield the wordings of one fact; at least one of them stays in training."""
     always = min(questions, key=lambda q: text_share(q, "keep"))
     for question in questions:
         held_out = question != always and text_share(question, "wording") < 0.12
-        yield Exchange(kind, question, answer, held_out, working)
+        yield Exchange(kind, question, answer, held_out, steps)
 
 
 def _opposites() -> Iterator[Exchange]:
