@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -85,9 +86,7 @@ def main(
     with exit_on_error():
         torch.set_num_threads(threads)
         loaded = checkpoint.load(model)
-        drills = [
-            Exchange(f"{DRILL}{e.kind}", e.question, e.answer, e.held_out) for e in world.drills()
-        ]
+        drills = [replace(e, kind=f"{DRILL}{e.kind}") for e in world.drills()]
         asked = [*world.exchanges(), *drills]
         right = list(
             right_answers(loaded.model.eval(), loaded.tokenizer, asked, loaded.layout.audio_start)
