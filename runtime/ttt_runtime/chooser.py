@@ -132,7 +132,6 @@ class Chooser:
             self._rank = self._prior.score
         # A confidence is at most 1, so an infinite threshold reveals nothing beyond the share.
         self._threshold = np.inf if options.threshold is None else options.threshold
-        self._row: Floats | None = None  # logits of both heads, for text that is drawn
 
     def text(self, step: Step, hidden: Floats) -> list[tuple[int, int]]:
         """Choose the id after the last of hidden rows [Q, hidden]."""
@@ -172,18 +171,15 @@ class Chooser:
         return int(self._runner.text_best(hidden, forbid_end=forbid_end).ids[0])
 
     def _sample_any(self, hidden: Floats, forbid_end: bool) -> int:
-        text = self._runner.text_logits(hidden, forbid_end=forbid_end)[0]
-        speech = self._runner.speech_logits(hidden)[0]
-        if self._row is None:
-            self._row = np.empty(len(text) + len(speech), np.float32)
-        return self._sample(np.concatenate((text, speech), out=self._row))
+        text = self._runner.text_logits(hidden, forbid_end=forbid_end)
+        return self._sample(text[0], self._runner.speech_logits(hidden)[0])
 
     def _sample_text_side(self, hidden: Floats, forbid_end: bool) -> int:
         return self._sample(self._runner.text_logits(hidden, forbid_end=forbid_end)[0])
 
-    def _sample(self, logits: Floats) -> int:
+    def _sample(self, *parts: Floats) -> int:
         c = self._config
-        return sample_text(logits, c.ar_temperature, c.top_k, c.top_p, self._rng)
+        return sample_text(parts, c.ar_temperature, c.top_k, c.top_p, self._rng)
 
     def _all_logits(self, hidden: Floats, forbid_end: bool) -> Floats:
         text = self._runner.text_logits(hidden, forbid_end=forbid_end)

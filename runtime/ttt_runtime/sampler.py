@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FOLDS = 256  # values of one column when the largest are sought
+# A piece of logits stays in a core's own cache while several passes go over it; all of them, 670 kB
+# for 168,072 rows, would come from memory for every pass, right behind a graph that filled the cache.
+_PIECE = 128 * _FOLDS
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -55,47 +58,68 @@ def confidence_of(best: HeadBest) -> Floats:
     return np.reciprocal(best.sum_exp)
 
 
-def largest(values: Floats, count: int) -> Ids:
-    """Return the indices of the `count` largest values [V], largest first; of equals the first.
-
-    Of 150,000 values a partition takes a millisecond. Folded into columns, their peaks are found
-    in one pass, and as many columns as are wanted hold a value that is at least the bound.
-    """
-    width = values.size // _FOLDS
-    if count < width:
-        peaks = values[: width * _FOLDS].reshape(_FOLDS, width).max(axis=0)
-        peaks.partition(width - count)
-        candidates = np.flatnonzero(values >= peaks[width - count])
-    else:
-        candidates = np.arange(values.size)
-    order = np.argsort(-values[candidates], kind="stable")[:count]
-    found: Ids = candidates[order]
+def _pieces(parts: Sequence[Floats]) -> list[tuple[int, Floats]]:
+    """Cut parts into pieces, each with the index of its first value in all parts together."""
+    found, first = [], 0
+    for part in parts:
+        found += [(first + i, part[i : i + _PIECE]) for i in range(0, len(part), _PIECE)]
+        first += len(part)
     return found
 
 
-def sum_of_exp(values: Floats, offset: np.float32, factor: np.float32) -> float:
-    """Return the sum of exp((value - offset) * factor) over values [V]; exponents are <= 0.
+def largest(parts: Sequence[Floats], count: int) -> tuple[Ids, Floats]:
+    """Return indices and values of the `count` largest, largest first; of equals the first.
 
-    Columns are added in float32 (a few hundred terms of at most 1 each), their sums in float64.
+    The values [V] may come in parts, one behind the other. Of 150,000 a partition takes a
+    millisecond. Folded into columns, their peaks are found in one pass, and as many columns as are
+    wanted hold a value that is at least the bound.
     """
-    terms = values - offset
-    if factor != 1.0:
-        terms *= factor
-    np.exp(terms, out=terms)
-    width = terms.size // _FOLDS
-    folded = terms[: width * _FOLDS].reshape(_FOLDS, width).sum(axis=0)
-    rest = terms[width * _FOLDS :]
-    return float(folded.sum(dtype=np.float64)) + float(rest.sum(dtype=np.float64))
+    pieces = _pieces(parts)
+    peaks: list[Floats] = []
+    for _, piece in pieces:
+        width = len(piece) // _FOLDS
+        if width:
+            peaks.append(piece[: width * _FOLDS].reshape(_FOLDS, width).max(axis=0))
+        peaks.append(piece[width * _FOLDS :])  # values of no column stand for themselves
+    tops = np.concatenate(peaks)
+    bound = -np.inf
+    if count < len(tops):
+        bound = np.partition(tops, len(tops) - count)[len(tops) - count]
+    ids, values = [], []
+    for first, piece in pieces:
+        candidates = np.flatnonzero(piece >= bound)
+        if len(candidates):
+            ids.append(candidates + first)
+            values.append(piece[candidates])
+    all_ids, all_values = np.concatenate(ids), np.concatenate(values)
+    order = np.argsort(-all_values, kind="stable")[:count]
+    return all_ids[order], all_values[order]
+
+
+def sum_of_exp(parts: Sequence[Floats], offset: np.float32, factor: np.float32) -> float:
+    """Return the sum of exp((value - offset) * factor) over all values; exponents are <= 0.
+
+    Each piece is added in float32 (numpy adds pairwise), their sums in float64.
+    """
+    total = 0.0
+    terms = np.empty(_PIECE, np.float32)
+    for _, piece in _pieces(parts):
+        mine = terms[: len(piece)]
+        np.subtract(piece, offset, out=mine)
+        if factor != 1.0:
+            np.multiply(mine, factor, out=mine)
+        total += float(np.exp(mine, out=mine).sum())
+    return total
 
 
 def sample_text(
-    logits: Floats,
+    parts: Sequence[Floats],
     temperature: float,
     top_k: int | None,
     top_p: float | None,
     rng: np.random.Generator,
 ) -> int:
-    """Draw one id from logits [V].
+    """Draw one id from logits [V], which may come in parts, one behind the other.
 
     Softmax at `temperature` (0 counts as 1), then only the `top_k` most probable ids, then of
     those the ones whose more probable predecessors sum to less than `top_p` (probabilities are
@@ -103,12 +127,11 @@ def sample_text(
     """
     # Passes over all logits are few and in float32; only what may be drawn is looked at closer.
     per_unit = np.float32(1.0 / (temperature if temperature > 0 else 1.0))
-    ids = largest(logits, top_k if top_k else logits.size)
-    best = logits[ids[0]]
-    kept = np.exp(((logits[ids] - best) * per_unit).astype(np.float64))
+    ids, logits = largest(parts, top_k if top_k else sum(map(len, parts)))
+    kept = np.exp(((logits - logits[0]) * per_unit).astype(np.float64))
     if top_p is not None and 0.0 < top_p < 1.0:
         mass_before = np.cumsum(kept) - kept
-        kept = np.where(mass_before < top_p * sum_of_exp(logits, best, per_unit), kept, 0.0)
+        kept = np.where(mass_before < top_p * sum_of_exp(parts, logits[0], per_unit), kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.
     cumulative = np.cumsum(kept)
     draw = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))

@@ -13,6 +13,7 @@ from ttt_runtime.sampler import (
     largest,
     most_confident,
     sample_text,
+    sum_of_exp,
 )
 from ttt_runtime.scheduler import reveal_counts
 
@@ -75,7 +76,7 @@ def test_most_confident_takes_the_first_of_equals() -> None:
 
 def frequencies(logits: np.ndarray, count: int = 4000, **options: object) -> np.ndarray:
     rng = np.random.default_rng(5)
-    draws = [sample_text(logits, rng=rng, **options) for _ in range(count)]  # type: ignore[arg-type]
+    draws = [sample_text([logits], rng=rng, **options) for _ in range(count)]  # type: ignore[arg-type]
     return np.bincount(draws, minlength=len(logits)) / count
 
 
@@ -140,4 +141,26 @@ def test_the_largest_are_found_in_order(size, count):
         np.sort(draw.standard_normal(size).astype(np.float32))[::-1].copy(),
     ):
         want = np.argsort(-values, kind="stable")[:count]
-        np.testing.assert_array_equal(largest(values, count), want)
+        for parts in ([values], [values[: size // 3], values[size // 3 :]]):
+            ids, found = largest(parts, count)
+            np.testing.assert_array_equal(ids, want)
+            np.testing.assert_array_equal(found, values[want])
+
+
+@pytest.mark.parametrize("size", [3, 168_072])
+def test_logits_in_parts_are_drawn_from_like_whole_ones(size: int) -> None:
+    """Larger than a piece, with a remainder; the cut lies inside a column."""
+    draw = np.random.default_rng(size)
+    for trial in range(20):
+        logits = (draw.standard_normal(size) * 4).astype(np.float32)
+        cut = size * 9 // 10 + 1
+        options = {"temperature": 0.7, "top_k": 50, "top_p": 0.9}
+        picked = [
+            sample_text(parts, rng=np.random.default_rng(trial), **options)  # type: ignore[arg-type]
+            for parts in ([logits], [logits[:cut], logits[cut:]])
+        ]
+        assert picked[0] == picked[1]
+        best = logits.max()
+        want = float(np.exp((logits.astype(np.float64) - best) * 0.7).sum())
+        got = sum_of_exp([logits[:cut], logits[cut:]], best, np.float32(0.7))
+        assert got == pytest.approx(want, rel=1e-5)
