@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FOLDS = 256  # values of one column when the largest are sought
-# A piece of logits stays in a core's own cache while several passes go over it; all of them, 670 kB
-# for 168,072 rows, would come from memory for every pass, right behind a graph that filled the cache.
+# A piece of logits stays in a core's own cache while several passes go over it; all of them (670 kB
+# for 168,072 rows) would come from memory each time, right behind a graph that filled the cache.
 _PIECE = 128 * _FOLDS
 
 Floats = NDArray[np.float32]
