@@ -294,7 +294,8 @@ class Assistant:
             items = overlapped(events, decode, stop)
         else:
             items = in_turn(events, decode)
-        text = _TextStream(self.prompts)
+        mark = self.prompts.prompts.working_mark if task == "answer" else ""
+        text = _TextStream(self.prompts, mark)
         answer: list[int] = []
         reason: DoneReason = "end"
         with contextlib.closing(items):
@@ -319,15 +320,22 @@ class Assistant:
 
 
 class _TextStream:
-    """Decodes text ids one by one; bytes of an unfinished character wait for the rest."""
+    """Decodes text ids one by one; bytes of an unfinished character wait for the rest.
 
-    def __init__(self, prompts: PromptBuilder) -> None:
+    What stands behind `working_mark` on the first line (empty: nothing) is kept back: it is the
+    model's own note.
+    """
+
+    def __init__(self, prompts: PromptBuilder, working_mark: str) -> None:
         self._prompts = prompts
         self._waiting: list[int] = []
+        self._mark = working_mark
+        self._on_first_line = True
+        self._in_note = False
         self.whole = ""
 
     def push(self, token_id: int) -> str:
-        """Return the text that this id completes."""
+        """Return what is to be shown of the text that this id completes."""
         self._waiting.append(token_id)
         # Byte-level tokens stand for bytes: what is whole decodes the same without its neighbours.
         text = self._prompts.decode(self._waiting)
@@ -335,7 +343,15 @@ class _TextStream:
             return ""
         self._waiting.clear()
         self.whole += text
-        return text
+        if not (self._mark and self._on_first_line):
+            return text
+        first, newline, rest = text.partition("\n")
+        shown = ""
+        if not self._in_note:
+            shown, mark, _ = first.partition(self._mark)
+            self._in_note = bool(mark)
+        self._on_first_line = not newline
+        return shown + newline + rest
 
 
 def _no_sound(event: SpeechEvent | DoneEvent) -> Sequence[Audio]:

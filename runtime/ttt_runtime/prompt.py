@@ -31,8 +31,8 @@ class Prompts:
     `transcript_first`: an answer's text is the question as it was heard, a newline, the answer;
     only the answer is spoken.
 
-    `working_mark`: what follows this mark on the transcript's line is the model's own note, such
-    as a written-out reckoning; it is neither heard nor said. Empty: there is none.
+    `working_mark`: what follows this character on the transcript's line is the model's own note,
+    such as a written-out reckoning; it is neither heard nor said. Empty: there is none.
     """
 
     system: Mapping[str, str] = field(default_factory=dict)
@@ -47,10 +47,11 @@ class Prompts:
         first = data.get("transcript_first", False)
         mark = data.get("working_mark", "")
         texts = isinstance(system, dict) and all(isinstance(t, str) for t in system.values())
-        if unknown or not texts or not isinstance(first, bool) or not isinstance(mark, str):
+        marks = isinstance(mark, str) and len(mark) <= 1 and mark != "\n"
+        if unknown or not texts or not isinstance(first, bool) or not marks:
             raise BundleError(
                 "the bundle's prompts must hold system (task -> text), transcript_first "
-                f"(true or false) and working_mark (a text), not {dict(data)!r:.80}"
+                f"(true or false) and working_mark (a character or none), not {dict(data)!r:.80}"
             )
         return cls(dict(system), first, mark)
 

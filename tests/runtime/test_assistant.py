@@ -77,6 +77,19 @@ def test_transcript_answer_and_speech_are_told_apart() -> None:
     assert len(codes) >= 5
 
 
+def test_the_models_own_note_is_neither_shown_nor_heard_nor_said() -> None:
+    said = "one and one: two 1 2\ntwo: it<|im_end|>"
+    assistant = scripted(said, [], transcript_first=True, working_mark=":")
+    text, _, reply = collect(assistant.answer(TONE))
+    assert text == "one and one\ntwo: it"
+    assert (reply.heard, reply.text) == ("one and one", "two: it")
+    # It stays in the conversation, and other tasks know no note.
+    whole = byte_tokenizer().encode(said, add_special_tokens=False).ids
+    assert list(reply.history[reply.prompt_tokens :][: len(whole)]) == whole
+    text, _, reply = collect(scripted("a: b<|im_end|>", [], working_mark=":").transcribe(TONE))
+    assert (text, reply.heard) == ("a: b", "a: b")
+
+
 def test_random_model_end_to_end() -> None:
     spoke = 0
     for seed in range(24):

@@ -61,7 +61,9 @@ def test_decoding_leaves_out_speech_and_control() -> None:
 def test_tasks_and_tables() -> None:
     with pytest.raises(BundleError, match=r"no task 'speak' \(its tasks: answer\)"):
         BUILDER.prompts.system_text("speak")
-    for bad in ({"other": 1}, {"system": []}, {"system": {"answer": 1}}, {"transcript_first": 1}):
+    marks = [{"working_mark": mark} for mark in (1, "::", "\n")]
+    others = [{"other": 1}, {"system": []}, {"system": {"answer": 1}}, {"transcript_first": 1}]
+    for bad in (*others, *marks):
         with pytest.raises(BundleError, match="prompts must hold"):
             Prompts.from_dict(bad)
     assert Prompts.from_dict({}) == Prompts()

@@ -100,13 +100,14 @@ def toy_assistant(
     *,
     tasks: tuple[str, ...] = ("answer", "transcribe", "speak"),
     transcript_first: bool = False,
+    working_mark: str = "",
     runner: ToyRunner | None = None,
     config: GenerationConfig = CONFIG,
 ) -> Assistant:
     """Random weights whose taste for begin and end tokens makes it speak."""
     layout = byte_layout()
     runner = runner or ToyRunner(ToyModel(layout, seed, taste=8.0), capacity=2048)
-    prompts = Prompts({task: task for task in tasks}, transcript_first)
+    prompts = Prompts({task: task for task in tasks}, transcript_first, working_mark)
     builder = PromptBuilder(byte_tokenizer(), layout, prompts)
     engine = SpeechEngine(runner, layout)
     return Assistant(engine, builder, ToneTokenizer(), ToneDecoder(), config)
