@@ -28,11 +28,10 @@ from ttt_runtime.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
 from ttt_runtime.fast import FastOptions
 from ttt_runtime.pipeline import CancelEither, Decode, in_turn, overlapped
 from ttt_runtime.prompt import PromptBuilder, Task
+from ttt_runtime.text_stream import TextStream
 from ttt_runtime.timing import Timeline
 
 HEARD_NOTHING = "I heard nothing."
-# Tokens that one character can take; what is not whole after them never will be.
-_LONGEST_CHARACTER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +294,7 @@ class Assistant:
         else:
             items = in_turn(events, decode)
         mark = self.prompts.prompts.working_mark if task == "answer" else ""
-        text = _TextStream(self.prompts, mark)
+        text = TextStream(self.prompts, mark)
         answer: list[int] = []
         reason: DoneReason = "end"
         with contextlib.closing(items):
@@ -317,41 +316,6 @@ class Assistant:
         seconds = 0.0 if voice is None else voice.seconds
         whole = tuple(prompt + answer + rest)
         yield Reply(task, heard, said, seconds, reason, whole, timeline, len(prompt))
-
-
-class _TextStream:
-    """Decodes text ids one by one; bytes of an unfinished character wait for the rest.
-
-    What stands behind `working_mark` on the first line (empty: nothing) is kept back: it is the
-    model's own note.
-    """
-
-    def __init__(self, prompts: PromptBuilder, working_mark: str) -> None:
-        self._prompts = prompts
-        self._waiting: list[int] = []
-        self._mark = working_mark
-        self._on_first_line = True
-        self._in_note = False
-        self.whole = ""
-
-    def push(self, token_id: int) -> str:
-        """Return what is to be shown of the text that this id completes."""
-        self._waiting.append(token_id)
-        # Byte-level tokens stand for bytes: what is whole decodes the same without its neighbours.
-        text = self._prompts.decode(self._waiting)
-        if text.endswith("\ufffd") and len(self._waiting) < _LONGEST_CHARACTER:
-            return ""
-        self._waiting.clear()
-        self.whole += text
-        if not (self._mark and self._on_first_line):
-            return text
-        first, newline, rest = text.partition("\n")
-        shown = ""
-        if not self._in_note:
-            shown, mark, _ = first.partition(self._mark)
-            self._in_note = bool(mark)
-        self._on_first_line = not newline
-        return shown + newline + rest
 
 
 def _no_sound(event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
