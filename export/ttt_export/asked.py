@@ -28,10 +28,18 @@ class Questions:
     threads: int = 2
 
     def check(self) -> None:
-        """Read the recordings' list; DataError if they cannot be asked. For before the work."""
+        """Read the recordings' list, look for the listener: for before the work.
+
+        Raises:
+            DataError: the recordings cannot be asked.
+            ConfigError: answers should be listened to, and the listener is not installed.
+        """
         from ttt_ref.recipes.tiny.evaluate import open_corpus
+        from ttt_ref.recipes.tiny.listener import check_installed
 
         open_corpus(self.data, self.limit)
+        if self.listen:
+            check_installed()
 
     def words(self) -> list[str]:
         """The options of the evaluation program."""

@@ -83,7 +83,7 @@ Ask = Annotated[
 ]
 AskLimit = Annotated[int, typer.Option(min=1, help="How many of the recordings are asked.")]
 AskListen = Annotated[
-    bool, typer.Option(help="Let whisper-base hear the spoken answers (extra `eval`).")
+    bool, typer.Option(help="Let whisper-base hear the spoken answers (extra `recipe`).")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the sequences drawn for the checks.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
@@ -166,6 +166,7 @@ def _run(
     from ttt_quant.report import GateError
 
     recipe = options.resolve_recipe()  # a wrong pair is told before anything is downloaded
+    options.check_questions()
     if not Path(model).exists():
         options = replace(options, hub_name=model)
     folder = find_checkpoint(model, revision=revision, local_files_only=local_files_only)

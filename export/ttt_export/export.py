@@ -80,6 +80,7 @@ def export_checkpoint(
     """
     options = options or ExportOptions(precision=precision, engine=engine)
     recipe = options.resolve_recipe()
+    options.check_questions()
     if options.builds_engines:
         check_builder(options.engine)
     progress(f"reading {checkpoint_path}")

@@ -13,8 +13,9 @@ from ttt_export.asked import Questions
 from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
 from ttt_ref.config import GenerationConfig
-from ttt_ref.errors import CheckpointError, ConfigError
+from ttt_ref.errors import BundleError, CheckpointError, ConfigError
 from ttt_runtime.graph_spec import CacheLayout, Dim
+from ttt_runtime.prompt import Prompts
 
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
@@ -80,18 +81,22 @@ class ExportOptions:
         if self.recipe is not None:
             recipe = read_recipe(self.recipe)
         recipe.check_engine(self.engine)
-        if self.questions is not None:
-            if self.engine in FIXED_CACHE_ENGINES and not self.engines:
-                raise ConfigError(
-                    f"a bundle for {self.engine} without engines cannot be asked; leave out --ask "
-                    "or --no-engines"
-                )
-            self.questions.check()
         gates = Gates(
             recipe.gates.max_kl if self.max_kl is None else self.max_kl,
             recipe.gates.min_agreement if self.min_agreement is None else self.min_agreement,
         )
         return replace(recipe, gates=gates)
+
+    def check_questions(self) -> None:
+        """Tell before the work what would keep the finished bundle from being asked."""
+        if self.questions is None:
+            return
+        if self.engine in FIXED_CACHE_ENGINES and not self.engines:
+            raise ConfigError(
+                f"a bundle for {self.engine} without engines cannot be asked; leave out --ask "
+                "or --no-engines"
+            )
+        self.questions.check()
 
     @property
     def cache_layout(self) -> CacheLayout:
@@ -170,6 +175,10 @@ def extra_config(
     prompts = checkpoint.raw_config.get("ttt_prompts", {})
     if not isinstance(prompts, Mapping):
         raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts must be a table")
+    try:
+        Prompts.from_dict(prompts)  # what the runtime would refuse is told before the work
+    except BundleError as error:
+        raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts: {error}") from None
     if presets is None:
         return {name: GenerationConfig.preset(name) for name in ("script", "paper")}, prompts
     if not isinstance(presets, Mapping):

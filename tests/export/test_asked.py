@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from ttt_export import asked
 from ttt_export.asked import Questions
 from ttt_export.export import REPORT_FILE, export_checkpoint
 from ttt_export.options import ExportOptions
-from ttt_ref.errors import ConfigError, DataError, ExportError
-from ttt_ref.recipes.tiny import world
+from ttt_ref.errors import CheckpointError, ConfigError, DataError, ExportError
+from ttt_ref.recipes.tiny import listener, world
 from ttt_runtime.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +82,25 @@ def test_what_cannot_be_asked_is_told_before_the_work(recordings, tied, tmp_path
     with pytest.raises(ConfigError, match="a bundle for rtx without engines cannot be asked"):
         export_checkpoint(tied, tmp_path / "out", options=without_engines)
     assert [p.name for p in tmp_path.iterdir()] == ["test"]
+
+
+def test_a_listener_that_is_not_installed_is_told_before_the_work(
+    recordings, tied, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(listener, "find_spec", lambda name: None)
+    options = ExportOptions(questions=Questions(recordings))
+    with pytest.raises(ConfigError, match="needs the package faster_whisper"):
+        export_checkpoint(tied, tmp_path / "out", options=options)
+    assert [p.name for p in tmp_path.iterdir()] == ["test"]
+
+
+@pytest.mark.parametrize("prompts", [{"working_mark": "::"}, {"working_mark": 5}, {"other": 1}])
+def test_prompts_that_the_runtime_would_refuse_are_not_exported(prompts, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(TRAINED, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["ttt_prompts"].update(prompts)
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json: ttt_prompts: .*prompts must hold"):
+        export_checkpoint(broken, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["broken"]

