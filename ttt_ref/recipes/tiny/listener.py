@@ -40,7 +40,12 @@ def check_installed() -> None:
 
 
 def whisper_folder(cache_folder: Path) -> Path:
-    """Join the parts of the weights once; returns the model folder."""
+    """Join the parts of the weights once; returns the model folder.
+
+    Raises:
+        ConfigError: a package of the listener is missing.
+    """
+    check_installed()
     folder = cache_folder / "whisper-base"
     model = folder / "model.bin"
     if model.exists():
@@ -117,7 +122,6 @@ class Listener:
     """Writes down what it hears, as :func:`normalise`d words."""
 
     def __init__(self, cache_folder: Path, threads: int = 2):
-        check_installed()
         self._model = _whisper(whisper_folder(cache_folder), threads)
         self._kept = cache_folder / "whisper-base-heard.jsonl"
         self._heard = read_heard(self._kept)
