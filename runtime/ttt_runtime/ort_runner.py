@@ -25,6 +25,7 @@ from ttt_runtime.masking import write_mask
 from ttt_runtime.resident import forget_pages, whole_pieces
 from ttt_runtime.sampler import Floats
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
+from ttt_runtime.survey import Survey
 from ttt_runtime.two_heads import TwoHeads
 
 DEFAULT_CAPACITY: Final = 4096
@@ -45,6 +46,7 @@ class OrtRunner(TwoHeads):
         bucket_rows: the bound part of the cache grows in steps of this many rows.
         poison: NaN in every cache row not written (tests; needs bucket_rows 1).
         block_decoder: runs the forwards of more than one row, if given.
+        survey: goes over the logits that text is drawn from, if given.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class OrtRunner(TwoHeads):
         bucket_rows: int = BUCKET_ROWS,
         poison: bool = False,
         block_decoder: GraphSession | None = None,
+        survey: Survey | None = None,
     ) -> None:
         if poison and bucket_rows != 1:
             raise ConfigError("a poisoned cache needs bucket_rows 1: bound rows must be written")
-        super().__init__(head_for(text_head, layout), head_for(speech_head, layout))
+        super().__init__(head_for(text_head, layout), head_for(speech_head, layout), survey)
         self.capacity = capacity
         self._decoder = decoder
         self._embeddings = embeddings
@@ -127,6 +130,7 @@ class OrtRunner(TwoHeads):
             bucket_rows=bucket_rows,
             poison=poison,
             block_decoder=block,
+            survey=Survey(settings),
         )
 
     def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:

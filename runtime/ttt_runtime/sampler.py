@@ -7,6 +7,7 @@ Axes: N rows, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,12 +113,27 @@ def sum_of_exp(parts: Sequence[Floats], offset: np.float32, factor: np.float32) 
     return total
 
 
+class Survey(Protocol):
+    """Goes over long logits faster than numpy does, see `ttt_runtime.survey`."""
+
+    def serves(self, parts: Sequence[Floats], count: int) -> bool:
+        """Tell whether it is worth its while."""
+        ...
+
+    def look(
+        self, parts: Sequence[Floats], count: int, per_unit: np.float32
+    ) -> tuple[Ids, Floats, float]:
+        """Return `largest`, and `sum_of_exp` relative to the largest."""
+        ...
+
+
 def sample_text(
     parts: Sequence[Floats],
     temperature: float,
     top_k: int | None,
     top_p: float | None,
     rng: np.random.Generator,
+    survey: Survey | None = None,
 ) -> int:
     """Draw one id from logits [V], which may come in parts, one behind the other.
 
@@ -127,11 +143,18 @@ def sample_text(
     """
     # Passes over all logits are few and in float32; only what may be drawn is looked at closer.
     per_unit = np.float32(1.0 / (temperature if temperature > 0 else 1.0))
-    ids, logits = largest(parts, top_k if top_k else sum(map(len, parts)))
+    total: float | None = None
+    count = top_k if top_k else sum(map(len, parts))
+    if survey is not None and survey.serves(parts, count):
+        ids, logits, total = survey.look(parts, count, per_unit)
+    else:
+        ids, logits = largest(parts, count)
     kept = np.exp(((logits - logits[0]) * per_unit).astype(np.float64))
     if top_p is not None and 0.0 < top_p < 1.0:
+        if total is None:
+            total = sum_of_exp(parts, logits[0], per_unit)
         mass_before = np.cumsum(kept) - kept
-        kept = np.where(mass_before < top_p * sum_of_exp(parts, logits[0], per_unit), kept, 0.0)
+        kept = np.where(mass_before < top_p * total, kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.
     cumulative = np.cumsum(kept)
     draw = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ttt_runtime.sampler import Floats, HeadBest
+from ttt_runtime.sampler import Floats, HeadBest, Survey
 
 
 class Head(Protocol):
@@ -25,11 +25,13 @@ class TwoHeads:
     Args:
         text: head of the text rows.
         speech: head of the audio-side rows.
+        survey: goes over their logits, where something better than numpy is at hand.
     """
 
-    def __init__(self, text: Head, speech: Head) -> None:
+    def __init__(self, text: Head, speech: Head, survey: Survey | None = None) -> None:
         self._text_head = text
         self._speech_head = speech
+        self.survey = survey
 
     def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
         """See `chooser.Runner.text_best`."""

@@ -19,6 +19,8 @@ from ttt_runtime.sampler import Floats, HeadBest
 class HashRunner:
     """The runner protocol; its cache holds one checksum a row. It knows no logits."""
 
+    survey = None
+
     def __init__(self, layout: TokenLayout, capacity: int = 2048) -> None:
         self.layout = layout
         self.capacity = capacity

@@ -97,6 +97,8 @@ class ToyModel:
 class ToyRunner:
     """The runner protocol on a ToyModel, with a real KV cache that is NaN where unwritten."""
 
+    survey = None
+
     def __init__(self, model: ToyModel, capacity: int = 512) -> None:
         self.model = model
         self.capacity = capacity

@@ -83,7 +83,8 @@ class DeviceRunner(TwoHeads):
         self._scratch: DeviceCache | None = None
         self._forwards: OrderedDict[tuple[bool, int, int], _Forward] = OrderedDict()
         self._heads = [DeviceHead(graph, memory) for graph in (text_head, speech_head)]
-        super().__init__(*self._heads)
+        text, speech = self._heads
+        super().__init__(text, speech)
         self._float = decoder.spec.input("embeds").dtype
         # Rows of the sequence outlive a forward on the scratch cache: guidance mixes the two.
         first = min(FIRST_ROWS, capacity)

@@ -9,7 +9,7 @@ from time import perf_counter
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.chooser import Runner
 from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.sampler import Floats, HeadBest
+from ttt_runtime.sampler import Floats, HeadBest, Survey
 
 
 class CountingRunner:
@@ -24,6 +24,11 @@ class CountingRunner:
     def capacity(self) -> int:
         """See `chooser.Runner.capacity`."""
         return self._runner.capacity
+
+    @property
+    def survey(self) -> Survey | None:
+        """See `chooser.Runner.survey`."""
+        return self._runner.survey
 
     def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
         """See `chooser.Runner.forward`."""
