@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,28 @@ def test_tokenizer_loss_falls(data: Path, tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
 
 
+def test_codes_that_are_to_be_kept_are_kept_and_noise_is_unlearnt(
+    data: Path, tmp_path: Path
+) -> None:
+    """The distance to the kept tokenizer's values falls in both views, not only between them."""
+    torch.manual_seed(4)
+    kept = SpeechTokenizer(TINY).eval()
+    recipe = TokenizerRecipe(
+        rows=6, budget_s=6.0, easy_steps=0, ramp_steps=1, consistency=20.0, mask_share=0.0,
+        warp_range=0.0, heavy_noise_share=1.0, heavy_noise_low_db=5.0, heavy_noise_high_db=6.0,
+    )  # fmt: skip
+    spent = BudgetConfig(steps=60, threads=1, bf16=False, warmup_steps=2, learning_rate=4e-3)
+    training = TokenizerTraining(data, tmp_path, recipe, spent, TINY, kept)
+    assert training.heavy.noise_low_db == 5.0
+    before = [p.clone() for p in kept.parameters()]
+    distances = []
+    for _ in range(40):
+        distances.append(training.step()["agree"])
+        training.run.end_step({})
+    assert np.mean(distances[-5:]) < 0.6 * np.mean(distances[:3])
+    assert all(torch.equal(a, b) for a, b in zip(before, kept.parameters(), strict=True))
+
+
 def test_another_shape_is_not_resumed(data: Path, tmp_path: Path) -> None:
     tokenizer_training(data, tmp_path, 2).run.save()
     other = TokenizerConfig(width=24, expansion=2, right_context=(1, 1))
@@ -147,6 +170,23 @@ def test_decoder_learns_and_leaves_a_codec_folder(data: Path, tmp_path: Path) ->
     assert len(load_decoder(tmp_path / "codec").decode(torch.arange(3))) == 1920
     assert load_tokenizer(tmp_path / "codec").config == TINY
     assert len(list((tmp_path / "samples").glob("*.wav"))) == 2
+
+
+@pytest.mark.usefixtures("known_pitch")
+def test_what_is_heard_in_the_sound_can_be_trained(data: Path, tmp_path: Path) -> None:
+    training = decoder_training(data, tmp_path, 2)
+    rng = np.random.default_rng(0)
+    columns = training.batch(rng)
+    without = training.losses(columns, np.random.default_rng(1))[1]
+    assert "heard" not in without
+    training.recipe = replace(DECODER_RECIPE, hearing=3.0)
+    loss, parts = training.losses(columns, np.random.default_rng(1))
+    assert parts["heard"] > 0
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in training.decoder.parameters())
+    assert all(p.grad is None for p in training.tokenizer.parameters())
+    audio = columns[2]
+    assert float(training.hearing(audio, audio, rng)) == 0.0
 
 
 @pytest.mark.usefixtures("known_pitch")

@@ -62,6 +62,14 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, mel: Tensor, tokens: Tensor | None = None) -> Tensor:
         """``tokens`` int [B]: valid tokens of each row; the rest is treated as absent."""
+        x, mask = self._features(mel, tokens)
+        return torch.tanh(self.digit_norm(self.to_digits(x), mask))
+
+    def features(self, mel: Tensor) -> Tensor:
+        """[B, 4 S, mel] -> [B, S, width]: what is heard, before it is narrowed to the digits."""
+        return self._features(mel, None)[0]
+
+    def _features(self, mel: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         mask4 = mask2 = mask = None
         if tokens is not None:
             index = torch.arange(mel.shape[1], device=mel.device)
@@ -77,7 +85,7 @@ class SpeechEncoder(nn.Module):
         x = F.gelu(self.halve2(F.pad(x, (1, 2)))).transpose(1, 2)
         for block in self.blocks:
             x = block(x, mask)
-        return torch.tanh(self.digit_norm(self.to_digits(self.norm(x)), mask))
+        return self.norm(x), mask
 
 
 class CtcHead(nn.Module):
