@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ttt_ref import checkpoint
+from ttt_ref.config import code_token
 from ttt_ref.recipes.tiny import build, dialogues, outside, synthesize, world
 from ttt_ref.recipes.tiny.dialogues import SPEAK, Recording
 from ttt_ref.recipes.tiny.typed_report import right_answers, table
@@ -125,7 +126,7 @@ def test_a_slip_changes_one_value_and_what_follows_from_it() -> None:
         assert slipped.answer != exchange.answer
 
 
-def test_a_share_of_the_written_reckonings_slip_and_no_spoken_answer_does() -> None:
+def test_a_share_of_the_written_reckonings_slip() -> None:
     right = {e.question: e.answer for e in (*world.exchanges(), *world.drills())}
     reckoned = {e.question for e in (*world.exchanges(), *world.drills()) if e.steps}
     rows = [row["messages"] for row in dialogues.written_rows()]
@@ -134,19 +135,38 @@ def test_a_share_of_the_written_reckonings_slip_and_no_spoken_answer_does() -> N
     assert 0.8 * dialogues.SLIPS < np.mean(slips) < 1.2 * dialogues.SLIPS
     assert all(right[q] == answer for q, answer in said if q not in reckoned)
 
+
+def test_spoken_answers_slip_where_the_teacher_has_spoken_the_slip() -> None:
     tokenizer = checkpoint.load(ROOT / "checkpoints" / "tiny").tokenizer
     sums = [e for e in world.exchanges() if e.kind == "plus" and not e.held_out][:60]
-    teacher = [Recording(e.answer, "answer", np.arange(40)) for e in sums]
+    right = [Recording(e.answer, "answer", np.arange(40)) for e in sums]
+    slipped = [world.spoken_slips()[e.answer] for e in sums]
+    wrong = [Recording(e.answer, "answer", np.arange(41, 70)) for e in slipped]
     heard = [Recording(e.question, "question", np.arange(30)) for e in sums]
-    made = list(dialogues.training_rows(tokenizer, heard, teacher))
-    written = {
-        task: [row["messages"][2]["content"] for name, row in made if name == task]
-        for task in (dialogues.LISTEN, dialogues.ANSWER)
-    }
-    noted = {f"{e.question}: {e.working}": e.answer for e in sums}
-    assert all(text.split("\n")[0] in noted for text in written[dialogues.ANSWER])
-    wrong = [text for text in written[dialogues.LISTEN] if text.split("\n")[0] not in noted]
-    assert 0 < len(wrong) < 0.5 * len(sums)
+    noted = {f"{e.question}: {e.working}" for e in sums}
+
+    def made(task: str, teacher: list[Recording]) -> list[str]:
+        rows = dialogues.training_rows(tokenizer, heard, teacher)
+        return [row["messages"][2]["content"] for name, row in rows if name == task]
+
+    def slips(said: list[str]) -> list[str]:
+        return [text for text in said if text.split("\n")[0] not in noted]
+
+    assert 0 < len(slips(made(dialogues.LISTEN, right))) < 0.5 * len(sums)
+    assert slips(made(dialogues.ANSWER, right)) == []
+    aloud = slips(made(dialogues.ANSWER, [*right, *wrong]))
+    assert 0 < len(aloud) < 0.5 * len(sums)
+    assert all(code_token(41) in text and code_token(3) not in text for text in aloud)
+
+
+def test_a_spoken_slip_is_a_wrong_answer_to_a_trained_pair() -> None:
+    true = {e.answer: e for e in world.exchanges()}
+    slips = world.spoken_slips()
+    assert len(slips) > 300
+    for answer, slip in slips.items():
+        assert not true[answer].held_out
+        assert slip.answer not in true
+        assert slip.answer.split(" is ")[0] == answer.split(" is ")[0]
 
 
 def test_the_working_stands_on_the_transcripts_line() -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ TASKS = (ANSWER, TRANSCRIBE, SPEAK, WRITE)
 FILES = (*TASKS, LISTEN)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
-SLIPS = 0.25  # of the reckonings in writing that have one, see :mod:`.reckoning`
+SLIPS = 0.25  # of the reckonings that have one, see :mod:`.reckoning`
 _SLIP_SEED = 13
 UNHEARD = "?"
 
@@ -111,10 +111,14 @@ _QUESTIONS: dict[str, world.Exchange] = {}
 
 
 def answer_row(
-    tokenizer: Tokenizer, question: Codes, text: str, answer: Recording
+    tokenizer: Tokenizer,
+    question: Codes,
+    text: str,
+    answer: Recording,
+    exchange: world.Exchange | None,
 ) -> dict[str, Any]:
     """One spoken question with its spoken answer."""
-    lead = f"{_noted(text, _by_question().get(text))}\n"
+    lead = f"{_noted(text, exchange)}\n"
     reply = interleave(tokenizer, answer.text, answer.codes.tolist(), lead)
     return _messages(ANSWER, user_speech(question), reply)
 
@@ -137,8 +141,9 @@ def training_rows(
         yield TRANSCRIBE, _messages(TRANSCRIBE, heard, transcript(recording.text))
         exchange = exchanges.get(recording.text)
         if exchange is not None:
-            answer = spoken[exchange.answer]
-            yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
+            said = _maybe_spoken_slip(exchange, spoken, rng)
+            answer = spoken[said.answer]
+            yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer, said)
             yield LISTEN, _messages(WRITE, heard, _written(_maybe_slip(exchange, rng)))
     for recording in teacher:
         if recording.text in secret:
@@ -172,6 +177,17 @@ def _written(exchange: world.Exchange) -> str:
 
 def _maybe_slip(exchange: world.Exchange, rng: np.random.Generator) -> world.Exchange:
     return exchange.with_slip(rng) if exchange.steps and rng.random() < SLIPS else exchange
+
+
+def _maybe_spoken_slip(
+    exchange: world.Exchange, spoken: Collection[str], rng: np.random.Generator
+) -> world.Exchange:
+    """Return what is answered aloud: now and then a slip, of those that the teacher has spoken."""
+    if not exchange.steps or rng.random() >= SLIPS:
+        return exchange
+    on_clock = exchange.kind == "time"
+    slip = exchange.with_slip(rng) if on_clock else world.spoken_slips().get(exchange.answer)
+    return slip if slip is not None and slip.answer in spoken else exchange
 
 
 def _noted(question: str, exchange: world.Exchange | None) -> str:

@@ -33,6 +33,13 @@ _NEAR = [
     ("which month is before {}", "person"), ("what is {} plus two", "person"),
     ("what is three times {}", "thing"), ("wake me in {}", "place"),
     ("tell me the number of days in {}", "thing"), ("how many cents has {}", "person"),
+    ("name the capital of {}", "place"), ("name the color of {}", "thing"),
+    ("name the day after {}", "person"), ("name the month before {}", "thing"),
+    ("name the owner of {}", "thing"), ("name the best friend of {}", "person"),
+    ("give me the opposite of {}", "thing"), ("which word is the opposite of {}", "thing"),
+    ("which city is close to {}", "place"), ("which city is the largest in {}", "place"),
+    ("which country has the capital {}", "place"), ("which day is before {}", "person"),
+    ("i need the capital of {}", "place"), ("say the opposite of {}", "thing"),
 ]  # fmt: skip
 _NEAR_HELD_OUT = [
     ("which city is the capital of {}", "place"),
@@ -173,16 +180,27 @@ def free_questions() -> Iterator[str]:
     yield from sentences(FREE_SENTENCES, _FREE_SEED)
 
 
+def near_questions() -> Iterator[str]:
+    """Yield the near questions of training: the wordings of the world about what is not in it."""
+    for question, held_out in _filled(_NEAR, held_out=False):
+        if not held_out:
+            yield question
+
+
+def _filled(wordings: list[tuple[str, str]], *, held_out: bool) -> Iterator[tuple[str, bool]]:
+    for wording, slot in wordings:
+        for filler in _FILLERS[slot] + _FILLERS_HELD_OUT[slot]:
+            question = wording.replace("{}", filler)
+            if _taken(question):
+                yield question, held_out or filler in _FILLERS_HELD_OUT[slot]
+
+
 def questions() -> Iterator[tuple[str, bool]]:
     """Yield ``(question, held_out)``; held out if its wording or its filler is."""
-    for wordings, is_held_out in (
-        (_NEAR, False), (_NEAR_HELD_OUT, True), (_FAR, False), (_FAR_HELD_OUT, True),
-    ):  # fmt: skip
-        for wording, slot in wordings:
-            for filler in _FILLERS[slot] + _FILLERS_HELD_OUT[slot]:
-                question = wording.replace("{}", filler)
-                if _taken(question):
-                    yield question, is_held_out or filler in _FILLERS_HELD_OUT[slot]
+    yield from _filled(_NEAR, held_out=False)
+    yield from _filled(_NEAR_HELD_OUT, held_out=True)
+    yield from _filled(_FAR, held_out=False)
+    yield from _filled(_FAR_HELD_OUT, held_out=True)
     for statement in (*_STATEMENTS, *free_questions()):
         yield statement, False
     for statement in _STATEMENTS_HELD_OUT:

@@ -81,6 +81,20 @@ def _arithmetic() -> Iterator[Exchange]:
             yield Exchange(kind, wording.format(e=expression), answer, held_out, steps)
 
 
+_SPOKEN_SLIP_SEED = 23
+
+
+@cache
+def spoken_slips() -> dict[str, Exchange]:
+    """One wrongly counted sum for each spoken one of training, by the right answer.
+
+    The teacher speaks them, so that in a spoken answer too the number is read from the count.
+    """
+    rng = np.random.default_rng(_SPOKEN_SLIP_SEED)
+    sums = {e.answer: e for e in _arithmetic() if not e.held_out}
+    return {answer: exchange.with_slip(rng) for answer, exchange in sums.items()}
+
+
 DRILL_STEPS = 15  # longest count that is practised
 
 
