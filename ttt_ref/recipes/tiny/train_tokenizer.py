@@ -3,9 +3,7 @@
 Two views of every utterance go through the encoder, a mildly and a heavily degraded one, aligned
 in time. Both are read by CTC (phonemes, letters) through the quantised codes; a consistency loss
 pulls the values before rounding together and away from the rounding boundaries, so that noise
-does not flip codes. With ``--keep CODEC`` both views are drawn to what that finished tokenizer says
-of the utterance as it was recorded: noise is unlearnt while the codes stay where they are, so that
-what was trained on them needs no more than a little following.
+does not flip codes.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttt_ref.codec.builtin.checkpoint import load_tokenizer, save_tokenizer
+from ttt_ref.codec.builtin.checkpoint import save_tokenizer
 from ttt_ref.codec.builtin.config import TokenizerConfig
 from ttt_ref.codec.builtin.layers import digits_to_ids
 from ttt_ref.codec.builtin.tokenizer import CtcHead, SpeechTokenizer, quantise
@@ -57,9 +55,6 @@ class TokenizerRecipe:
     speed_range: float = 0.2
     warp_range: float = 0.12
     mask_share: float = 0.5
-    heavy_noise_share: float = 0.75
-    heavy_noise_low_db: float = 3.0
-    heavy_noise_high_db: float = 35.0
     valid_per_engine: int = 40
     engine_weights: str = ""
 
@@ -102,14 +97,7 @@ class TokenizerTraining:
         recipe: TokenizerRecipe,
         budget: BudgetConfig,
         config: TokenizerConfig,
-        keep: SpeechTokenizer | None = None,
     ):
-        self.keep = keep
-        self.heavy = AugmentConfig(
-            noise_share=recipe.heavy_noise_share,
-            noise_low_db=recipe.heavy_noise_low_db,
-            noise_high_db=recipe.heavy_noise_high_db,
-        )
         limit = int(recipe.max_seconds * SAMPLE_RATE_HZ)
         self.corpus = Corpus(data, lambda u: u.split == "train" and 1600 < u.samples <= limit)
         if len(self.corpus) < 8:
@@ -144,24 +132,21 @@ class TokenizerTraining:
         facts = {"config": config.to_dict(), "phones": self.labels.phones}
         self.run = TrainingRun(out, modules, optimizer, budget, facts)
 
-    def views(
-        self, rows: list[int], rng: np.random.Generator, ramp: float
-    ) -> tuple[list[Audio], list[Audio]]:
-        """The utterances as recorded, and two degraded, aligned versions: all mild ones first."""
+    def views(self, rows: list[int], rng: np.random.Generator, ramp: float) -> list[Audio]:
+        """Two degraded, aligned versions of each utterance: all mild ones, then all heavy ones."""
         speed = self.recipe.speed_range * min(1.0, ramp)
-        clean, mild, heavy = [], [], []
+        mild, heavy = [], []
         for i in rows:
             audio = change_speed(self.corpus.audio(i), float(np.exp(rng.uniform(-speed, speed))))
             pads = (rng.random(2) * 0.25 * SAMPLE_RATE_HZ).astype(int)
             audio = pad_silence(audio, int(pads[0]), int(pads[1]))
-            clean.append(audio)
             mild.append(audio if rng.random() < 0.5 else degrade(audio, rng, self.pools, MILD))
             heavy.append(
-                degrade(audio, rng, self.pools, self.heavy)
+                degrade(audio, rng, self.pools, AugmentConfig())
                 if rng.random() < ramp
                 else degrade(audio, rng, self.pools, MILD)
             )
-        return clean, mild + heavy
+        return mild + heavy
 
     def step(self) -> dict[str, float]:
         """One optimizer step; returns the parts of the loss."""
@@ -173,9 +158,10 @@ class TokenizerTraining:
         rows = self.buckets.batch(run.step, 0.4 if easy else 1.0)
         self.tokenizer.train()
         self.head.train()
-        clean, degraded = self.views(rows, rng, ramp)
         with torch.no_grad():
-            audio, counts = self.tokenizer.pad_batch([torch.from_numpy(a) for a in degraded])
+            audio, counts = self.tokenizer.pad_batch(
+                [torch.from_numpy(a) for a in self.views(rows, rng, ramp)]
+            )
             mel = self.tokenizer.mel(audio)
             if ramp > 0:
                 half = len(rows)
@@ -192,7 +178,7 @@ class TokenizerTraining:
         targets = [self.targets[i] for i in rows] * 2
         phone_loss = ctc(phones, 2 * counts, [t[0] for t in targets])
         letter_loss = ctc(letters, 2 * counts, [t[1] for t in targets])
-        agree, margin = self.consistency(u, counts, self.kept_values(clean))
+        agree, margin = self.consistency(u, counts)
         weight = ramp * min(1.0, run.progress / 0.3)
         loss = phone_loss + recipe.letters * letter_loss
         loss = loss + weight * (recipe.consistency * agree + recipe.margin * margin)
@@ -205,31 +191,14 @@ class TokenizerTraining:
             "equal": self.equal_share(u, counts),
         }
 
-    @torch.no_grad()
-    def kept_values(self, clean: list[Audio]) -> Tensor | None:
-        """What the tokenizer to be kept says of the recordings, before rounding [B, S, digits]."""
-        if self.keep is None:
-            return None
-        audio, counts = self.keep.pad_batch([torch.from_numpy(a) for a in clean])
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.budget.bf16):
-            values: Tensor = self.keep.encoder(self.keep.mel(audio), counts)
-        return values.float()
-
-    def consistency(
-        self, u: Tensor, counts: Tensor, kept: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """How far both views lie from the values wanted, and from those values' codes.
-
-        Wanted is what ``kept`` says, and without it what the other view says.
-        """
+    def consistency(self, u: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the two views lie apart, and how far both lie from the mild view's codes."""
         half = len(u) // 2
         mask = (torch.arange(u.shape[1]) < counts[:half, None]).float().unsqueeze(2)
         total = mask.sum() * u.shape[2]
         a, b = u[:half], u[half:]
-        wanted = a.detach() if kept is None else kept
-        to_mild = 0.3 * (a - b.detach()).square() if kept is None else (a - kept).square()
-        agree = (((b - wanted).square() + to_mild) * mask).sum() / total
-        code = wanted.round()
+        agree = (((b - a.detach()).square() + 0.3 * (a - b.detach()).square()) * mask).sum() / total
+        code = a.detach().round()
         margin = (((a - code).square() + (b - code).square()) * mask).sum() / total
         return agree, margin
 
@@ -282,15 +251,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with audio.i16 and manifest.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="state, log and codec folder")
     parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
-    parser.add_argument("--keep", type=Path, metavar="CODEC", help="codec whose codes are to stay")
     add_options(parser, BudgetConfig(), TokenizerRecipe())
     values = vars(parser.parse_args(argv))
     with exit_on_error():
         budget = read_options(values, BudgetConfig)
         recipe = read_options(values, TokenizerRecipe)
-        keep = load_tokenizer(values["keep"]) if values["keep"] else None
         training = TokenizerTraining(
-            values["data"], values["out"], recipe, budget, TokenizerConfig(), keep
+            values["data"], values["out"], recipe, budget, TokenizerConfig()
         )
         training.train(values["evaluate_every"])
 
