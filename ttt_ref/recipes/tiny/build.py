@@ -110,6 +110,7 @@ def build(
         rows = list(dialogues.training_rows(text, questions, teacher))
         if split == "train":
             rows += [(dialogues.WRITE, row) for row in dialogues.written_rows()]
+            rows += [(dialogues.BEGIN, row) for row in dialogues.begun_rows(text, teacher)]
         for task in dialogues.FILES:
             mine = [row for name, row in rows if name == task]
             count = dialogues.write_rows(out / f"{split}-{task}.jsonl", mine)

@@ -1,6 +1,6 @@
 """Training conversations of the shipped model, in the released ``messages`` format.
 
-Four tasks, told apart by the system message:
+Five tasks, told apart by the system message:
 
 - ``answer``: spoken question -> ``transcript``, newline, answer; the answer is spoken in spans
   between the text chunks (:data:`TEXT_CHUNK` text tokens, :data:`SPEECH_CHUNK` speech tokens, ...,
@@ -11,7 +11,10 @@ Four tasks, told apart by the system message:
 - ``write``: typed or spoken question -> the same text as for ``answer``, without speech. A typed
   exchange has a fifth of the tokens of a spoken one, so this is where the facts and the sums are
   learnt; a spoken one has half of them, so this is where hearing is learnt. The spoken ones stand
-  in a file of their own (``listen``), so that a training can weight the two apart.
+  in a file of their own (``listen``), so that a training can weight the two apart;
+- ``begin`` is for training only: a typed sum, answered as aloud, but the number behind the first
+  span is not spoken. A number there must be read from the count too, and half of these counts slip,
+  each time otherwise, which no set of recordings could say.
 
 What the world does not know is transcribed as ``?``: its words are not learnt.
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +43,14 @@ from ttt_ref.config import (
 from ttt_ref.recipes.tiny import facts, outside, reckoning, world
 
 ANSWER, TRANSCRIBE, SPEAK, WRITE = "answer", "transcribe", "speak", "write"
-LISTEN = "listen"
+LISTEN, BEGIN = "listen", "begin"
 TASKS = (ANSWER, TRANSCRIBE, SPEAK, WRITE)
-FILES = (*TASKS, LISTEN)
+FILES = (*TASKS, LISTEN, BEGIN)
 TEXT_CHUNK = 4
 SPEECH_CHUNK = 26
-SLIPS = 0.25  # of the reckonings that have one, see :mod:`.reckoning`
+SLIPS = 0.25  # of the reckonings in writing that have one, see :mod:`.reckoning`
 _SLIP_SEED = 13
+_BEGUN_EACH, _BEGUN_SLIPS = 4, 0.5  # `begin`: times that a sum stands there, share that slip
 UNHEARD = "?"
 
 Codes = npt.NDArray[np.int64]
@@ -111,14 +115,10 @@ _QUESTIONS: dict[str, world.Exchange] = {}
 
 
 def answer_row(
-    tokenizer: Tokenizer,
-    question: Codes,
-    text: str,
-    answer: Recording,
-    exchange: world.Exchange | None,
+    tokenizer: Tokenizer, question: Codes, text: str, answer: Recording
 ) -> dict[str, Any]:
     """One spoken question with its spoken answer."""
-    lead = f"{_noted(text, exchange)}\n"
+    lead = f"{_noted(text, _by_question().get(text))}\n"
     reply = interleave(tokenizer, answer.text, answer.codes.tolist(), lead)
     return _messages(ANSWER, user_speech(question), reply)
 
@@ -141,9 +141,8 @@ def training_rows(
         yield TRANSCRIBE, _messages(TRANSCRIBE, heard, transcript(recording.text))
         exchange = exchanges.get(recording.text)
         if exchange is not None:
-            said = _maybe_spoken_slip(exchange, spoken, rng)
-            answer = spoken[said.answer]
-            yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer, said)
+            answer = spoken[exchange.answer]
+            yield ANSWER, answer_row(tokenizer, recording.codes, recording.text, answer)
             yield LISTEN, _messages(WRITE, heard, _written(_maybe_slip(exchange, rng)))
     for recording in teacher:
         if recording.text in secret:
@@ -166,6 +165,24 @@ def written_rows() -> Iterator[dict[str, Any]]:
                 yield written_row(_maybe_slip(exchange, rng))
 
 
+def begun_rows(tokenizer: Tokenizer, teacher: Iterable[Recording]) -> Iterator[dict[str, Any]]:
+    """Yield the sums of training as text, answered up to the number, of which nothing is spoken."""
+    rng = np.random.default_rng(_SLIP_SEED)
+    spoken = {recording.text: recording.codes for recording in teacher}
+    for exchange in world.exchanges():
+        codes = spoken.get(exchange.answer)
+        if codes is None or exchange.held_out or exchange.kind not in ("plus", "minus", "times"):
+            continue
+        said = codes[:SPEECH_CHUNK].tolist()
+        for _ in range(_BEGUN_EACH):
+            noted = exchange.with_slip(rng) if rng.random() < _BEGUN_SLIPS else exchange
+            ids = tokenizer.encode(noted.answer, add_special_tokens=False).ids
+            first, rest = (tokenizer.decode(part) for part in (ids[:TEXT_CHUNK], ids[TEXT_CHUNK:]))
+            span = f"{BEGIN_OF_AUDIO}{_codes_text(said)}{END_OF_AUDIO_NEW}"
+            lead = f"{_noted(noted.question, noted)}\n"
+            yield _messages(BEGIN, noted.question, f"{lead}{first}{span}{rest}")
+
+
 def written_row(exchange: world.Exchange) -> dict[str, Any]:
     """A typed question with its typed answer."""
     return _messages(WRITE, exchange.question, _written(exchange))
@@ -177,17 +194,6 @@ def _written(exchange: world.Exchange) -> str:
 
 def _maybe_slip(exchange: world.Exchange, rng: np.random.Generator) -> world.Exchange:
     return exchange.with_slip(rng) if exchange.steps and rng.random() < SLIPS else exchange
-
-
-def _maybe_spoken_slip(
-    exchange: world.Exchange, spoken: Collection[str], rng: np.random.Generator
-) -> world.Exchange:
-    """Return what is answered aloud: now and then a slip, of those that the teacher has spoken."""
-    if not exchange.steps or rng.random() >= SLIPS:
-        return exchange
-    on_clock = exchange.kind == "time"
-    slip = exchange.with_slip(rng) if on_clock else world.spoken_slips().get(exchange.answer)
-    return slip if slip is not None and slip.answer in spoken else exchange
 
 
 def _noted(question: str, exchange: world.Exchange | None) -> str:

@@ -50,7 +50,7 @@ def _teacher_jobs() -> Iterator[Job]:
 
 
 def _slip_jobs() -> Iterator[Job]:
-    """Wrong sums in the assistant's voice, for answers to counts that have slipped."""
+    """Wrong sums in the assistant's voice: more sentences for the decoder and to read aloud."""
     voice = Voice(*voices.TEACHER)
     for i, exchange in enumerate(world.spoken_slips().values()):
         yield Job(f"slip-{i:05d}", exchange.answer, voice, "train", "answer")

@@ -88,7 +88,8 @@ _SPOKEN_SLIP_SEED = 23
 def spoken_slips() -> dict[str, Exchange]:
     """One wrongly counted sum for each spoken one of training, by the right answer.
 
-    The teacher speaks them, so that in a spoken answer too the number is read from the count.
+    The teacher speaks them, since the right answers alone say few numbers behind few sums. They
+    are no answers: one wrong sum each was learnt by heart, and said of its neighbours too.
     """
     rng = np.random.default_rng(_SPOKEN_SLIP_SEED)
     sums = {e.answer: e for e in _arithmetic() if not e.held_out}
