@@ -335,7 +335,12 @@ def test_a_reader_that_goes_away_is_no_error(question: Path) -> None:
     assert "Exception" not in process.stderr
 
 
-def test_a_full_disk_is_one_line(question: Path) -> None:
+def buffered(unbuffered: str) -> dict[str, str]:
+    return {**environment(), "PYTHONUNBUFFERED": unbuffered}  # empty is as if it were not there
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(question: Path, unbuffered: str) -> None:
     code = SLOW.replace("time.sleep(0.1)", "pass")
     for arguments in (("-o", "/dev/full"), ("--json",), ("-o", "-")):
         with open("/dev/full", "w") as full:
@@ -344,10 +349,28 @@ def test_a_full_disk_is_one_line(question: Path) -> None:
                 stdout=full,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=environment(),
+                env=buffered(unbuffered),
             )
         assert process.returncode == 2, arguments
         assert process.stderr.splitlines()[-1].startswith("error: no space left"), process.stderr
+
+
+def test_text_that_cannot_be_written_leaves_an_earlier_error_as_it_is() -> None:
+    """It waits in the buffer while something else fails, and fails itself at the process's end."""
+    code = """
+from ttt_ref.errors import ConfigError
+from ttt_runtime.cli.entry import run_app
+def app(standalone_mode):
+    print("an answer")
+    raise ConfigError("another error")
+run_app(app)
+"""
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=buffered(""),
+        )  # fmt: skip
+    assert (process.returncode, process.stderr) == (2, "error: another error\n")
 
 
 def test_the_text_of_a_model_may_not_steer_the_terminal() -> None:

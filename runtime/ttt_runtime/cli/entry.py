@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -20,21 +21,35 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(EXIT_TERMINATED)
 
 
+def _drop_unwritable_output() -> None:
+    # What still waits to be written would fail once more at the interpreter's end, with a message
+    # of its own and the exit code 120 in place of ours.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def run_app(app: typer.Typer) -> None:
     """Run a typer application and leave the process.
 
     Exit codes: 0, 2 for errors of the user (one line on stderr), 130 for Ctrl-C, 143 for TERM.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    with exit_on_error():
-        try:
-            code = app(standalone_mode=False)
-        except _ParseError as error:
-            message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-            print(f"error: {message or 'nothing to do'}; see --help", file=sys.stderr)
-            raise SystemExit(EXIT_USER_ERROR) from None
-        except typer.Abort:
-            raise KeyboardInterrupt from None
-        # Output that cannot be written (a full disk, a closed pipe) must be an error too.
-        sys.stdout.flush()
+    try:
+        with exit_on_error():
+            try:
+                code = app(standalone_mode=False)
+            except _ParseError as error:
+                message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+                print(f"error: {message or 'nothing to do'}; see --help", file=sys.stderr)
+                raise SystemExit(EXIT_USER_ERROR) from None
+            except typer.Abort:
+                raise KeyboardInterrupt from None
+            # Output that cannot be written (a full disk, a closed pipe) must be an error too.
+            sys.stdout.flush()
+    finally:
+        _drop_unwritable_output()
     raise SystemExit(code if isinstance(code, int) else 0)
