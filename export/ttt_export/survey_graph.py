@@ -12,13 +12,30 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ttt_export.writer import IR_VERSION, OPSET, value_info
-from ttt_runtime.survey import GRAPH, SPEC
+from ttt_runtime.survey import GRAPH, ROW, SPEC
 
 
 def survey_model() -> onnx.ModelProto:
-    """Peaks of rows [N], and the sum of exp((logit - largest) * per_unit) [1] of all rows."""
+    """Choose the `count` largest of logits [N, 256] and sum exp((logit - largest) * per_unit).
+
+    The largest stand in the `count` rows of the highest peaks, so only those are sorted. Equals
+    are taken in their order, by TopK's rule twice.
+    """
     nodes = [
         helper.make_node("ReduceMax", ["logits", "columns"], ["peaks"], keepdims=0),
+        helper.make_node("TopK", ["peaks", "count"], ["top_peaks", "by_peak"], axis=0),
+        # In the order of their places again: of equal logits the first is wanted.
+        helper.make_node("Mul", ["by_peak", "minus_one"], ["negative"]),
+        helper.make_node("TopK", ["negative", "count"], ["descending", "order"], axis=0),
+        helper.make_node("Mul", ["descending", "minus_one"], ["rows"]),
+        helper.make_node("Gather", ["logits", "rows"], ["near"], axis=0),
+        helper.make_node("Reshape", ["near", "flat"], ["candidates"]),
+        helper.make_node("TopK", ["candidates", "count"], ["values", "places"], axis=0),
+        helper.make_node("Div", ["places", "width"], ["row_of"]),
+        helper.make_node("Gather", ["rows", "row_of"], ["row"], axis=0),
+        helper.make_node("Mod", ["places", "width"], ["column"]),
+        helper.make_node("Mul", ["row", "width"], ["row_start"]),
+        helper.make_node("Add", ["row_start", "column"], ["ids"]),
         helper.make_node("ReduceMax", ["peaks"], ["best"], keepdims=1),
         helper.make_node("Sub", ["logits", "best"], ["relative"]),
         helper.make_node("Mul", ["relative", "per_unit"], ["exponent"]),
@@ -27,12 +44,16 @@ def survey_model() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["term", "columns"], ["row_sum"], keepdims=0),
         helper.make_node("ReduceSum", ["row_sum"], ["sum_exp"], keepdims=1),
     ]
+    numbers = {"columns": [1], "minus_one": [-1], "flat": [-1], "width": [ROW]}
     graph = helper.make_graph(
         nodes,
         SPEC.name,
         [value_info(tensor) for tensor in SPEC.inputs],
         [value_info(tensor) for tensor in SPEC.outputs],
-        [numpy_helper.from_array(np.array([1], dtype=np.int64), "columns")],
+        [
+            numpy_helper.from_array(np.array(values, dtype=np.int64), name)
+            for name, values in numbers.items()
+        ],
     )
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)

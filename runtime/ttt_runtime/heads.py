@@ -81,6 +81,14 @@ class PortableHead:
         return self._logits.run(hidden, forbid_end)[0]
 
 
+def _bind(binding: Any, hidden: Floats, logits: Floats) -> None:
+    for put, name, array in (
+        (binding.bind_input, "hidden", hidden),
+        (binding.bind_output, "logits", logits),
+    ):
+        put(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
 class LeanHead:
     """A head whose graph gives logits only.
 
@@ -98,6 +106,11 @@ class LeanHead:
         # One buffer for all: the logits of a block over the whole vocabulary take 16 MB.
         self._room = np.zeros((0, self._width), np.float32)
         self._binding: Any = session.ort_session.io_binding()
+        # A text step's single row is bound once and for all.
+        self._row = np.zeros((1, int(session.spec.input("hidden").shape[1])), np.float32)
+        self._row_logits = np.zeros((1, self._width), np.float32)
+        self._row_binding: Any = session.ort_session.io_binding()
+        _bind(self._row_binding, self._row, self._row_logits)
 
     def best(self, hidden: Floats, *, forbid_end: bool = False) -> HeadBest:
         """See `Head.best`."""
@@ -115,16 +128,17 @@ class LeanHead:
     def logits(self, hidden: Floats, *, forbid_end: bool = False) -> Floats:
         """See `Head.logits`."""
         rows = hidden.shape[0]
-        if rows > len(self._room):
-            self._room = np.zeros((rows, self._width), np.float32)
-        logits = self._room[:rows]
-        held = np.ascontiguousarray(hidden, np.float32)
-        for put, name, array in (
-            (self._binding.bind_input, "hidden", held),
-            (self._binding.bind_output, "logits", logits),
-        ):
-            put(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        run_bound(self._session, self._binding)
+        if rows == 1:
+            logits = self._row_logits
+            self._row[...] = hidden
+            run_bound(self._session, self._row_binding)
+        else:
+            if rows > len(self._room):
+                self._room = np.zeros((rows, self._width), np.float32)
+            logits = self._room[:rows]
+            held = np.ascontiguousarray(hidden, np.float32)
+            _bind(self._binding, held, logits)
+            run_bound(self._session, self._binding)
         if forbid_end and self._end_row is not None:
             logits[:, self._end_row] = FORBIDDEN
         return logits

@@ -2,13 +2,14 @@
 
 Right behind a head that has filled the caches, numpy's passes over all logits take longer than
 the choice itself. The graph (`graphs/survey.onnx`, written by `ttt_export.survey_graph`) is the
-same for every model: logits folded into rows of 256 go in where they lie, the peak of each row and
-one sum come out. What is left to numpy are the few rows that hold a candidate.
+same for every model: logits folded into rows of 256 go in where they lie, the largest of them,
+their places and one sum come out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,28 +26,58 @@ WORTH_IT: Final = 65_536  # logits; below, numpy is done before a graph has begu
 GRAPH: Final = Path(__file__).with_name("graphs") / "survey.onnx"
 SPEC: Final = GraphSpec(
     "survey",
-    (TensorSpec("logits", "float32", ("N", ROW)), TensorSpec("per_unit", "float32", (1,))),
-    (TensorSpec("peaks", "float32", ("N",)), TensorSpec("sum_exp", "float32", (1,))),
+    (
+        TensorSpec("logits", "float32", ("N", ROW)),
+        TensorSpec("per_unit", "float32", (1,)),
+        TensorSpec("count", "int64", (1,)),
+    ),
+    (
+        TensorSpec("values", "float32", ("K",)),
+        TensorSpec("ids", "int64", ("K",)),
+        TensorSpec("sum_exp", "float32", (1,)),
+    ),
 )
 
 
 class _Part:
-    """The bindings of one part of the logits: its folded rows, and what does not fill a row."""
+    """The bindings of one part of the logits: its folded rows, and what does not fill a row.
 
-    def __init__(self, session: GraphSession, logits: Floats, per_unit: Floats) -> None:
-        rows = len(logits) // ROW
-        self.rows = logits[: rows * ROW].reshape(rows, ROW)
-        self.rest = logits[rows * ROW :]
-        self.peaks = np.zeros(rows, np.float32)
+    Attributes:
+        values: the largest, then the rest [K + R].
+        ids: where they stand in all parts together [K + R].
+        sum_exp: of the folded rows, relative to their largest [1].
+    """
+
+    def __init__(
+        self, session: GraphSession, logits: Floats, first: int, per_unit: Floats, count: Ids
+    ) -> None:
+        self._session = session
+        self._first = first
+        wanted, rows = int(count[0]), len(logits) // ROW
+        folded = logits[: rows * ROW].reshape(rows, ROW)
+        self._rest = logits[rows * ROW :]
+        self._wanted = wanted
+        self.values = np.zeros(wanted + len(self._rest), np.float32)
+        self.ids = np.zeros(len(self.values), np.int64)
+        self.ids[wanted:] = np.arange(first + folded.size, first + len(logits))
         self.sum_exp = np.zeros(1, np.float32)
-        self.binding: Any = session.ort_session.io_binding()
+        self._binding: Any = session.ort_session.io_binding()
         for put, name, array in (
-            (self.binding.bind_input, "logits", self.rows),
-            (self.binding.bind_input, "per_unit", per_unit),
-            (self.binding.bind_output, "peaks", self.peaks),
-            (self.binding.bind_output, "sum_exp", self.sum_exp),
+            (self._binding.bind_input, "logits", folded),
+            (self._binding.bind_input, "per_unit", per_unit),
+            (self._binding.bind_input, "count", count),
+            (self._binding.bind_output, "values", self.values[:wanted]),
+            (self._binding.bind_output, "ids", self.ids[:wanted]),
+            (self._binding.bind_output, "sum_exp", self.sum_exp),
         ):
-            put(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            put(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._keep = (folded, per_unit, count)  # the binding holds only addresses
+
+    def run(self) -> None:
+        """Look at the logits as they are now."""
+        run_bound(self._session, self._binding)
+        self.ids[: self._wanted] += self._first
+        self.values[self._wanted :] = self._rest
 
 
 class Survey:
@@ -60,13 +91,13 @@ class Survey:
         self._settings = settings
         self._session: GraphSession | None = None  # greedy turns never need it
         self._per_unit = np.ones(1, np.float32)
-        # By address and length. The heads keep their buffers, so there are as many as heads.
-        self._parts: dict[tuple[int, int], _Part] = {}
+        # The heads keep their buffers, so there are few of them.
+        self._parts: dict[tuple[int, ...], _Part] = {}
 
     def serves(self, parts: Sequence[Floats], count: int) -> bool:
         """Tell whether these logits are long enough, and few enough of them wanted."""
         sizes = [len(part) for part in parts]
-        return 0 < count < ROW <= min(sizes) and sum(sizes) >= WORTH_IT
+        return 0 < count <= min(sizes) // ROW and sum(sizes) >= WORTH_IT
 
     def look(
         self, parts: Sequence[Floats], count: int, per_unit: np.float32
@@ -78,38 +109,31 @@ class Survey:
             sum of exp((logit - largest) * per_unit) over all logits.
         """
         self._per_unit[0] = per_unit
-        found = [self._run(part) for part in parts]
-        tops = np.concatenate([side for part in found for side in (part.peaks, part.rest)])
-        bound = np.float32(-np.inf)
-        if count < len(tops):
-            bound = np.partition(tops, len(tops) - count)[len(tops) - count]
-        best = tops.max()
-        ids, values, total, first = [], [], 0.0, 0
+        found, first = [], 0
+        for logits in parts:
+            found.append(self._part(logits, first, count))
+            first += len(logits)
         for part in found:
-            holds = np.flatnonzero(part.peaks >= bound)
-            near = part.rows[holds]
-            row, column = np.nonzero(near >= bound)
-            ids.append(first + holds[row] * ROW + column)
-            values.append(near[row, column])
-            total += float(part.sum_exp[0] * np.exp((part.peaks.max() - best) * per_unit))
-            first += part.rows.size
-            last = np.flatnonzero(part.rest >= bound)
-            ids.append(first + last)
-            values.append(part.rest[last])
-            total += float(np.exp((part.rest - best) * per_unit).sum())
-            first += len(part.rest)
-        all_ids, all_values = np.concatenate(ids), np.concatenate(values)
-        order = np.argsort(-all_values, kind="stable")[:count]
-        return all_ids[order], all_values[order], total
+            part.run()
+        values = np.concatenate([part.values for part in found])
+        ids = np.concatenate([part.ids for part in found])
+        order = np.argsort(-values, kind="stable")[:count]
+        best = values[order[0]]
+        total = 0.0
+        for part in found:
+            total += float(part.sum_exp[0]) * exp((float(part.values[0]) - best) * per_unit)
+            total += float(np.exp((part.values[count:] - best) * per_unit).sum())
+        return ids[order], values[order], total
 
-    def _run(self, logits: Floats) -> _Part:
+    def _part(self, logits: Floats, first: int, count: int) -> _Part:
         if self._session is None:
             self._session = GraphSession(GRAPH, SPEC, self._settings)
-        key = (logits.ctypes.data, len(logits))
+        key = (logits.ctypes.data, len(logits), first, count)
         part = self._parts.get(key)
         if part is None:
             if len(self._parts) > 8:  # buffers that no head keeps any more
                 self._parts.clear()
-            part = self._parts[key] = _Part(self._session, logits, self._per_unit)
-        run_bound(self._session, part.binding)
+            wanted = np.array([count], np.int64)
+            part = _Part(self._session, logits, first, self._per_unit, wanted)
+            self._parts[key] = part
         return part
