@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ttt_ref.errors import exit_on_error
 from ttt_runtime.assistant import pick_preset
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import exactness_named
@@ -140,4 +141,5 @@ def _command(
 
 
 if __name__ == "__main__":
-    typer.run(_command)
+    with exit_on_error():
+        typer.run(_command)

@@ -25,6 +25,7 @@ import typer
 
 from benchmarks.peers import prepare
 from benchmarks.peers.table import markdown
+from ttt_ref.errors import exit_on_error
 
 # Name -> (kind of worker, file or folder below --work, how it is made).
 PEERS = {
@@ -170,4 +171,5 @@ def _command(
 
 
 if __name__ == "__main__":
-    typer.run(_command)
+    with exit_on_error():
+        typer.run(_command)

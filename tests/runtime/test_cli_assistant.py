@@ -373,6 +373,22 @@ run_app(app)
     assert (process.returncode, process.stderr) == (2, "error: another error\n")
 
 
+RUN = "from ttt_runtime.cli.assistant import main; main()"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_defect(question: Path, tmp_path: Path, closed: str) -> None:
+    sound = tmp_path / "a.wav"
+    for source, code in ((question, 0), (tmp_path / "none.wav", 2)):
+        words = f"answer {source} -o {sound}"
+        script = f'exec "{sys.executable}" -c "{RUN}" {words} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, env=buffered("")
+        )
+        assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (code, False)
+    assert sound.is_file()
+
+
 def test_the_text_of_a_model_may_not_steer_the_terminal() -> None:
     assert session._printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
 

@@ -21,6 +21,13 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(EXIT_TERMINATED)
 
 
+def _open_closed_streams() -> None:
+    # Of a stream that the shell closed (`>&-`) Python keeps nothing: whatever prints would fail.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (it lives as long as we do)
+
+
 def _drop_unwritable_output() -> None:
     # What still waits to be written would fail once more at the interpreter's end, with a message
     # of its own and the exit code 120 in place of ours.
@@ -38,6 +45,7 @@ def run_app(app: typer.Typer) -> None:
     Exit codes: 0, 2 for errors of the user (one line on stderr), 130 for Ctrl-C, 143 for TERM.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     try:
         with exit_on_error():
             try:
