@@ -38,19 +38,25 @@ def budget(steps: int) -> BudgetConfig:
     )
 
 
-def tokenizer_training(data: Path, out: Path, steps: int) -> TokenizerTraining:
-    return TokenizerTraining(data, out, RECIPE, budget(steps), TINY)
+def tokenizer_training(
+    data: Path, out: Path, steps: int, optimizer: str = "adamw", start: Path | None = None
+) -> TokenizerTraining:
+    recipe = replace(RECIPE, optimizer=optimizer)
+    return TokenizerTraining(data, out, recipe, budget(steps), TINY, start)
 
 
-def test_resumed_tokenizer_training_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
-    whole = tokenizer_training(data, tmp_path / "a", 6)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_tokenizer_training_equals_uninterrupted(
+    data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    whole = tokenizer_training(data, tmp_path / "a", 6, optimizer)
     for _ in range(5):
         whole.run.end_step(whole.step())
-    half = tokenizer_training(data, tmp_path / "b", 6)
+    half = tokenizer_training(data, tmp_path / "b", 6, optimizer)
     for _ in range(3):
         half.run.end_step(half.step())
     half.run.save()
-    rest = tokenizer_training(data, tmp_path / "b", 6)
+    rest = tokenizer_training(data, tmp_path / "b", 6, optimizer)
     assert rest.run.resume()
     assert rest.run.step == 3
     for _ in range(2):
@@ -82,6 +88,31 @@ def test_tokenizer_loss_falls(data: Path, tmp_path: Path) -> None:
         losses.append(training.step()["phone"])
         training.run.end_step({})
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_a_training_begins_with_the_weights_of_another(data: Path, tmp_path: Path) -> None:
+    earlier = tokenizer_training(data, tmp_path / "a", 2)
+    earlier.train(evaluate_every_s=1e9)
+    later = tokenizer_training(data, tmp_path / "b", 1, "muon", start=tmp_path / "a")
+    later.run.start_from(tmp_path / "a")
+    assert later.run.step == 0
+    for a, b in zip(earlier.head.parameters(), later.head.parameters(), strict=True):
+        assert torch.equal(a, b)
+    later.train(evaluate_every_s=1e9)
+    assert (tmp_path / "b" / "codec").is_dir()
+    with pytest.raises(CheckpointError, match=r"another optimizer"):
+        tokenizer_training(data, tmp_path / "b", 3).run.resume()
+
+
+def test_a_start_without_a_training_is_refused(data: Path, tmp_path: Path) -> None:
+    training = tokenizer_training(data, tmp_path / "a", 2, start=tmp_path)
+    with pytest.raises(CheckpointError, match=r"holds no state\.pt; give the --out of a training"):
+        training.train(evaluate_every_s=1e9)
+
+
+def test_unknown_optimizer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected adamw or muon"):
+        TokenizerRecipe(optimizer="sgd")
 
 
 def test_another_shape_is_not_resumed(data: Path, tmp_path: Path) -> None:

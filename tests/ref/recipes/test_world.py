@@ -86,10 +86,17 @@ def test_a_held_out_pair_of_numbers_has_its_partner_in_training() -> None:
 
 def test_no_shuffle_is_a_held_out_question() -> None:
     kept_back = {e.question for e in held_out()}
-    for part in ("mix", "short"):
+    for part in ("mix", "short", "crossed"):
         jobs = list(synthesize.PARTS[part]())
         assert len(jobs) > 1000
         assert not kept_back & {job.text for job in jobs}
+
+
+def test_what_is_not_known_by_name_is_not_known_by_any_wording() -> None:
+    known = {w for e in world.exchanges() if e.kind != "unknown" for w in e.question.split()}
+    for filler in (f for fillers in outside._MORE_FILLERS.values() for f in fillers):
+        words = [w for w in filler.split() if w not in ("the", "a", "an", "my")]
+        assert not set(words) <= known, filler
 
 
 def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:

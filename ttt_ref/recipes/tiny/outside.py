@@ -132,6 +132,39 @@ _FILLERS = {
         "an onion", "a magazine",
     ],
 }  # fmt: skip
+_MORE_FILLERS = {
+    "place": [
+        "albania", "cambodia", "cyprus", "ecuador", "ethiopia", "georgia", "guatemala", "honduras",
+        "jordan", "latvia", "lebanon", "libya", "malaysia", "malta", "mongolia", "paraguay",
+        "senegal", "slovenia", "somalia", "sudan", "tunisia", "uruguay", "yemen", "zambia",
+        "mali", "laos", "togo", "angola", "belarus", "bulgaria", "tibet", "serbia",
+        "oregon", "nevada", "kansas", "montana", "virginia", "ohio", "utah", "dakota",
+        "sheffield", "oxford", "bristol", "cambridge", "cardiff", "glasgow", "plymouth",
+        "marseille", "cologne", "zurich", "milan", "florence", "seville", "porto", "krakow",
+        "mumbai", "shanghai", "kyoto", "toronto", "montreal", "seattle", "houston", "miami",
+        "memphis", "new orleans", "greenland", "burgundy", "flanders", "transylvania", "babylon",
+        "troy", "eldorado", "neptune", "venus", "mercury", "pluto", "the ocean floor",
+        "the mountains", "the old town", "the train station", "the south pole", "our street",
+    ],
+    "person": [
+        "newton", "aristotle", "plato", "homer", "socrates", "nelson", "lincoln", "washington",
+        "churchill", "rembrandt", "van gogh", "bach", "vivaldi", "chopin", "michael jackson",
+        "harry potter", "pinocchio", "mary poppins", "donald duck", "mickey mouse", "bambi",
+        "the butcher", "the carpenter", "the nurse", "the judge", "the farmer", "the waiter",
+        "the painter", "the witch", "the emperor", "my nephew", "my niece", "my husband",
+        "my wife", "my daughter", "missus taylor", "doctor jones", "captain nemo", "judith",
+        "philip", "martin", "emily", "hannah", "jonathan", "patricia", "theodore", "victoria",
+    ],
+    "thing": [
+        "a ladder", "a trumpet", "a drum", "the carpet", "a spoon", "the oven", "a candle",
+        "a wallet", "an engine", "the ceiling", "a tractor", "a parrot", "a penguin",
+        "a whale", "an octopus", "a tiger", "a hedgehog", "honey", "mustard", "vinegar", "cheese",
+        "rice", "a pizza", "ice cream", "a cherry pie", "cotton", "plastic", "glass", "leather",
+        "biology", "physics", "poetry", "hockey", "tennis", "ballet", "jazz", "opera",
+        "friendship", "justice", "silence", "hunger", "luck", "danger", "winter sports", "nothing",
+        "maybe", "seldom", "heavy rain", "a computer mouse", "a traffic jam",
+    ],
+}  # fmt: skip
 _FILLERS_HELD_OUT = {
     "place": ["florida", "the sahara", "scotland", "venice"],
     "person": ["cinderella", "mister johnson", "my neighbor", "beethoven"],
@@ -187,6 +220,15 @@ def near_questions() -> Iterator[str]:
             yield question
 
 
+def more_near_questions() -> Iterator[str]:
+    """Yield the wordings of the world about still more things that are not in it."""
+    for wording, slot in _NEAR:
+        for filler in _MORE_FILLERS[slot]:
+            question = wording.replace("{}", filler)
+            if _taken(question):
+                yield question
+
+
 def _filled(wordings: list[tuple[str, str]], *, held_out: bool) -> Iterator[tuple[str, bool]]:
     for wording, slot in wordings:
         for filler in _FILLERS[slot] + _FILLERS_HELD_OUT[slot]:
@@ -201,7 +243,7 @@ def questions() -> Iterator[tuple[str, bool]]:
     yield from _filled(_NEAR_HELD_OUT, held_out=True)
     yield from _filled(_FAR, held_out=False)
     yield from _filled(_FAR_HELD_OUT, held_out=True)
-    for statement in (*_STATEMENTS, *free_questions()):
+    for statement in (*more_near_questions(), *_STATEMENTS, *free_questions()):
         yield statement, False
     for statement in _STATEMENTS_HELD_OUT:
         yield statement, True

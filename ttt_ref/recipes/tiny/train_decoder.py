@@ -104,7 +104,7 @@ class DecoderTraining:
             weight_decay=0.01,
         )
         facts = {"config": config.to_dict()}
-        self.run = TrainingRun(out, {"decoder": self.decoder}, optimizer, budget, facts)
+        self.run = TrainingRun(out, {"decoder": self.decoder}, [optimizer], budget, facts)
 
     def load(self, corpus: Corpus, cache: Path) -> list[Teacher]:
         """Encode, pad and track the pitch of every utterance."""

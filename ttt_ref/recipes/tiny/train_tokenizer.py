@@ -57,6 +57,23 @@ class TokenizerRecipe:
     mask_share: float = 0.5
     valid_per_engine: int = 40
     engine_weights: str = ""
+    noise_share: float = 0.75
+    noise_low_db: float = 3.0
+    noise_high_db: float = 35.0
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer is {self.optimizer!r}; expected adamw or muon")
+
+    @property
+    def heavy(self) -> AugmentConfig:
+        """How the second view of an utterance is degraded."""
+        return AugmentConfig(
+            noise_share=self.noise_share,
+            noise_low_db=self.noise_low_db,
+            noise_high_db=self.noise_high_db,
+        )
 
 
 def engine_weights(text: str) -> dict[str, float]:
@@ -87,8 +104,29 @@ def ctc(logits: Tensor, counts: Tensor, targets: list[list[int]]) -> Tensor:
     return (losses / lengths.clamp(min=1) * usable).sum() / usable.sum().clamp(min=1)
 
 
+def make_optimizers(modules: dict[str, nn.Module], name: str) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon for the matrices inside the blocks and AdamW for the rest.
+
+    The training run sets the learning rates.
+    """
+    named = [item for module in modules.values() for item in module.named_parameters()]
+    inner = [p for n, p in named if name == "muon" and p.ndim == 2 and ".blocks." in f".{n}"]
+    taken = {id(p) for p in inner}
+    rest = [p for _, p in named if id(p) not in taken]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.02)
+    ]
+    if inner:
+        muon = torch.optim.Muon(inner, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    return optimizers
+
+
 class TokenizerTraining:
-    """Data, modules and one training step."""
+    """Data, modules and one training step.
+
+    ``start`` is an earlier training whose weights and labels a new one begins with.
+    """
 
     def __init__(
         self,
@@ -97,6 +135,7 @@ class TokenizerTraining:
         recipe: TokenizerRecipe,
         budget: BudgetConfig,
         config: TokenizerConfig,
+        start: Path | None = None,
     ):
         limit = int(recipe.max_seconds * SAMPLE_RATE_HZ)
         self.corpus = Corpus(data, lambda u: u.split == "train" and 1600 < u.samples <= limit)
@@ -105,9 +144,10 @@ class TokenizerTraining:
         unseen = Corpus(data, lambda u: u.split in ("valid", "heldout") and u.samples <= limit)
         self.valid = unseen if len(unseen) else self.corpus
         self.recipe, self.config, self.out, self.budget = recipe, config, out, budget
+        self.start = start
         us = self.corpus.utterances
         # A resumed training keeps its labels, even if the data has grown.
-        stored = stored_facts(out).get("phones")
+        stored = (stored_facts(out) or stored_facts(start or out)).get("phones")
         self.labels = Labels(stored) if stored else Labels.of(us)
         self.targets = [self.labels.encode(u) for u in us]
         by_engine = engine_weights(recipe.engine_weights)
@@ -124,13 +164,11 @@ class TokenizerTraining:
         torch.manual_seed(budget.seed)
         self.tokenizer = SpeechTokenizer(config)
         self.head = CtcHead(config.code_digits, len(self.labels.phones) + 1, len(LETTERS) + 1)
-        parameters = [*self.tokenizer.parameters(), *self.head.parameters()]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=budget.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
-        )
         modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "head": self.head}
         facts = {"config": config.to_dict(), "phones": self.labels.phones}
-        self.run = TrainingRun(out, modules, optimizer, budget, facts)
+        self.run = TrainingRun(
+            out, modules, make_optimizers(modules, recipe.optimizer), budget, facts
+        )
 
     def views(self, rows: list[int], rng: np.random.Generator, ramp: float) -> list[Audio]:
         """Two degraded, aligned versions of each utterance: all mild ones, then all heavy ones."""
@@ -142,7 +180,7 @@ class TokenizerTraining:
             audio = pad_silence(audio, int(pads[0]), int(pads[1]))
             mild.append(audio if rng.random() < 0.5 else degrade(audio, rng, self.pools, MILD))
             heavy.append(
-                degrade(audio, rng, self.pools, AugmentConfig())
+                degrade(audio, rng, self.pools, self.recipe.heavy)
                 if rng.random() < ramp
                 else degrade(audio, rng, self.pools, MILD)
             )
@@ -212,7 +250,8 @@ class TokenizerTraining:
 
     def train(self, evaluate_every_s: float) -> None:
         """Until the budget is spent; then write the codec folder."""
-        self.run.resume()
+        if not self.run.resume() and self.start is not None:
+            self.run.start_from(self.start)
         print(
             f"{len(self.corpus)} utterances, {len(self.labels.phones)} phonemes, "
             f"from step {self.run.step}",
@@ -250,6 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the speech tokenizer; resumes by itself.")
     parser.add_argument("data", type=Path, help="folder with audio.i16 and manifest.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="state, log and codec folder")
+    parser.add_argument("--start", type=Path, help="earlier --out whose weights to begin with")
     parser.add_argument("--evaluate-every", type=float, default=300.0, metavar="SECONDS")
     add_options(parser, BudgetConfig(), TokenizerRecipe())
     values = vars(parser.parse_args(argv))
@@ -257,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
         budget = read_options(values, BudgetConfig)
         recipe = read_options(values, TokenizerRecipe)
         training = TokenizerTraining(
-            values["data"], values["out"], recipe, budget, TokenizerConfig()
+            values["data"], values["out"], recipe, budget, TokenizerConfig(), values["start"]
         )
         training.train(values["evaluate_every"])
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,11 @@ class TrainingRun:
         self,
         out: Path,
         modules: dict[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         budget: BudgetConfig,
         facts: dict[str, Any],
     ):
-        self.out, self.modules, self.optimizer, self.budget = out, modules, optimizer, budget
+        self.out, self.modules, self.optimizers, self.budget = out, modules, optimizers, budget
         self.facts = facts
         self.step, self.elapsed_s = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
@@ -87,23 +88,48 @@ class TrainingRun:
         if not self.state_file.exists():
             return False
         state = torch.load(self.state_file, weights_only=True)
-        for name, value in self.facts.items():
-            if state["facts"].get(name) != value:
-                raise CheckpointError(
-                    f"{self.state_file} was made with another {name} ({state['facts'].get(name)}); "
-                    "choose another --out or repeat the settings"
-                )
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._check_facts(self.state_file, state["facts"])
+        self._load_weights(state)
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise CheckpointError(
+                f"{self.state_file} was made with another optimizer; choose another --out or "
+                "repeat the settings"
+            )
+        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         return True
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of another training, nothing else of it.
+
+        Raises:
+            CheckpointError: no training there, or one of other shapes or labels.
+        """
+        file = folder / STATE_NAME
+        if not file.exists():
+            raise CheckpointError(f"{folder} holds no {STATE_NAME}; give the --out of a training")
+        state = torch.load(file, weights_only=True)
+        self._check_facts(file, state["facts"])
+        self._load_weights(state)
+
+    def _check_facts(self, file: Path, stored: dict[str, Any]) -> None:
+        for name, value in self.facts.items():
+            if stored.get(name) != value:
+                raise CheckpointError(
+                    f"{file} was made with another {name} ({stored.get(name)}); "
+                    "choose another folder or repeat the settings"
+                )
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
 
     def save(self) -> None:
         """Write the state into a temporary file, then rename it."""
         state = {
             "modules": {name: m.state_dict() for name, m in self.modules.items()},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "facts": self.facts,
@@ -131,17 +157,22 @@ class TrainingRun:
         warm = min(1.0, (self.step + 1) / max(1, self.budget.warmup_steps))
         low = self.budget.final_share
         cosine = low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * self.progress))
-        for group in self.optimizer.param_groups:
+        for group in self._groups():
             group["lr"] = self.budget.learning_rate * warm * cosine
 
     def apply(self, loss: torch.Tensor) -> None:
         """Backward pass, clipping and optimizer step; a step that is not finite is skipped."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        parameters = [p for group in self._groups() for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.budget.clip)
         if bool(torch.isfinite(norm)):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def end_step(self, values: dict[str, float], every: int = 50) -> None:
         """Advance the clock; log the mean of ``values`` every so many steps; save when due."""
