@@ -99,6 +99,18 @@ def test_what_is_not_known_by_name_is_not_known_by_any_wording() -> None:
         assert not set(words) <= known, filler
 
 
+def test_only_refusals_are_thinned() -> None:
+    codes = np.arange(3)
+    texts = [e.question for e in world.exchanges() if e.kind in ("unknown", "capitals")]
+    heard = [Recording(text, "question", codes) for text in texts]
+    kept = build.thin_refused(heard, 0.4, np.random.default_rng(1))
+    kinds = {e.question: e.kind for e in world.exchanges()}
+    before, after = ([kinds[r.text] for r in rows] for rows in (heard, kept))
+    assert after.count("capitals") == before.count("capitals")
+    assert 0.35 < after.count("unknown") / before.count("unknown") < 0.45
+    assert build.thin_refused(heard, 1.0, np.random.default_rng(1)) == heard
+
+
 def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:
     tokenizer = checkpoint.load(ROOT / "checkpoints" / "tiny").tokenizer
     secret = next(e for e in held_out() if e.kind == "plus")

@@ -78,13 +78,34 @@ def earlier_words(folder: Path, num_codes: int) -> Tokenizer:
     return text
 
 
+def thin_refused(
+    recordings: list[Recording], share: float, rng: np.random.Generator
+) -> list[Recording]:
+    """Keep all questions of the world, and this share of those that are met with a refusal.
+
+    Refusals need many texts, but a model that is taught too many of them refuses what it could
+    have understood in noise.
+    """
+    return [
+        recording
+        for recording in recordings
+        if dialogues.transcript(recording.text) != dialogues.UNHEARD or rng.random() < share
+    ]
+
+
 def build(
-    data: Path, codec: Path, out: Path, versions: int, seed: int, words: Path | None = None
+    data: Path,
+    codec: Path,
+    out: Path,
+    versions: int,
+    seed: int,
+    words: Path | None = None,
+    refused: float = 1.0,
 ) -> None:
     """Write everything that ``ttt-train`` needs into ``out``.
 
     ``words`` is the text tokenizer of an earlier model that the training goes on from; None makes
-    a new one of the world as it is.
+    a new one of the world as it is. ``refused``: see :func:`thin_refused`.
     """
     tokenizer = load_tokenizer(codec)
     if words is None:
@@ -101,6 +122,7 @@ def build(
         questions = encode(tokenizer, heard, 0, seed)
         if split == "train":
             questions += encode(tokenizer, heard, versions, seed)
+            questions = thin_refused(questions, refused, np.random.default_rng((seed, 6)))
         missing = {dialogues.answer_of(q.text) for q in questions if q.kind == "question"} - known
         if missing:
             raise ConfigError(
@@ -147,10 +169,14 @@ def main(
     words: Annotated[
         Path | None, typer.Option(help="text tokenizer folder of the model to go on from")
     ] = None,
+    refused: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="share of the questions from outside that is kept"),
+    ] = 1.0,
 ) -> None:
     """Encode the corpora and write the conversations."""
     with exit_on_error():
-        build(data, codec, out, versions, seed, words)
+        build(data, codec, out, versions, seed, words, refused)
 
 
 if __name__ == "__main__":
