@@ -104,6 +104,15 @@ def test_a_training_begins_with_the_weights_of_another(data: Path, tmp_path: Pat
         tokenizer_training(data, tmp_path / "b", 3).run.resume()
 
 
+def test_a_state_of_an_older_version_is_refused(data: Path, tmp_path: Path) -> None:
+    tokenizer_training(data, tmp_path, 2).run.save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["optimizer"] = state.pop("optimizers")[0]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="by an older version"):
+        tokenizer_training(data, tmp_path, 2).run.resume()
+
+
 def test_a_start_without_a_training_is_refused(data: Path, tmp_path: Path) -> None:
     training = tokenizer_training(data, tmp_path / "a", 2, start=tmp_path)
     with pytest.raises(CheckpointError, match=r"holds no state\.pt; give the --out of a training"):

@@ -90,13 +90,14 @@ class TrainingRun:
         state = torch.load(self.state_file, weights_only=True)
         self._check_facts(self.state_file, state["facts"])
         self._load_weights(state)
-        if len(state["optimizers"]) != len(self.optimizers):
+        stored = state.get("optimizers", [])  # an older version kept one, under another name
+        if len(stored) != len(self.optimizers):
             raise CheckpointError(
-                f"{self.state_file} was made with another optimizer; choose another --out or "
-                "repeat the settings"
+                f"{self.state_file} was made with another optimizer or by an older version; choose "
+                "another --out or repeat the settings"
             )
-        for optimizer, stored in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
+        for optimizer, mine in zip(self.optimizers, stored, strict=True):
+            optimizer.load_state_dict(mine)
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         return True
 
