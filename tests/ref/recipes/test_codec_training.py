@@ -119,6 +119,29 @@ def test_a_start_without_a_training_is_refused(data: Path, tmp_path: Path) -> No
         training.train(evaluate_every_s=1e9)
 
 
+@pytest.mark.parametrize("content", ["garbage", "cut", "another"])
+def test_a_broken_state_is_refused(data: Path, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "state.pt"
+    tokenizer_training(data, tmp_path, 2).run.save()
+    if content == "another":
+        torch.save({"x": 1}, file)
+    else:
+        file.write_bytes(b"garbage" if content == "garbage" else file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="state of a training"):
+        tokenizer_training(data, tmp_path / "new", 2, start=tmp_path)
+    with pytest.raises(CheckpointError, match="state of a training"):
+        tokenizer_training(data, tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [{"noise_share": 7.0}, {"noise_low_db": 30.0, "noise_high_db": 2.0}, {"noise_low_db": np.nan}],
+)
+def test_impossible_noise_is_refused(noise: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        replace(RECIPE, **noise)  # type: ignore[arg-type]
+
+
 def test_unknown_optimizer_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected adamw or muon"):
         TokenizerRecipe(optimizer="sgd")

@@ -106,18 +106,13 @@ def _outside_jobs(engines: dict[str, float], count: int) -> Iterator[Job]:
     return _refused_jobs("outside", pool, engines, count, 6)
 
 
-def _names_jobs(engines: dict[str, float], count: int) -> Iterator[Job]:
-    """The same about more things: what is not known is told by its name, not by the wording."""
-    known = {e.question for e in world.exchanges() if e.kind != "unknown"}
-    pool = [q for q in outside.more_near_questions() if q not in known]
-    return _refused_jobs("names", pool, engines, count, 14)
-
-
-def _near_jobs(engines: dict[str, float], count: int) -> Iterator[Job]:
+def _near_jobs(
+    name: str, questions: Iterator[str], engines: dict[str, float], count: int, seed: int
+) -> Iterator[Job]:
     """Known wordings about unknown things, which are refused worst."""
     known = {e.question for e in world.exchanges() if e.kind != "unknown"}
-    pool = [q for q in outside.near_questions() if q not in known]
-    return _refused_jobs("near", pool, engines, count, 12)
+    pool = [q for q in questions if q not in known]
+    return _refused_jobs(name, pool, engines, count, seed)
 
 
 def _shuffle_jobs(
@@ -197,8 +192,13 @@ PARTS = {
     "fast": lambda: _question_jobs(_FAST_ENGINES, 9000, 3, "fast"),
     "neural": lambda: _question_jobs({"kokoro": 1.0}, 4000, 4, "neural"),
     "outside": lambda: _outside_jobs(_FAST_ENGINES | {"kokoro": 0.15}, 4000),
-    "near": lambda: _near_jobs(_FAST_ENGINES | {"kokoro": 0.2}, 1200),
-    "names": lambda: _names_jobs(_FAST_ENGINES | {"kokoro": 0.15}, 1600),
+    "near": lambda: _near_jobs(
+        "near", outside.near_questions(), _FAST_ENGINES | {"kokoro": 0.2}, 1200, 12
+    ),
+    # More things: what is not known is told by its name, not by the wording.
+    "names": lambda: _near_jobs(
+        "names", outside.more_near_questions(), _FAST_ENGINES | {"kokoro": 0.15}, 1600, 14
+    ),
     "crossed": lambda: _crossed_jobs(_FAST_ENGINES | {"kokoro": 0.12}, 4000),
     "mix": lambda: _shuffle_jobs("mix", _FAST_ENGINES, 2500, 5, (3, 9)),
     "short": lambda: _shuffle_jobs("short", _FAST_ENGINES | {"kokoro": 0.25}, 1600, 9, (1, 4)),

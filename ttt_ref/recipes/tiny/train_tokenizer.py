@@ -65,6 +65,13 @@ class TokenizerRecipe:
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer is {self.optimizer!r}; expected adamw or muon")
+        if not 0.0 <= self.noise_share <= 1.0:
+            raise ConfigError(f"noise-share is {self.noise_share}; expected 0 to 1")
+        if not -100.0 <= self.noise_low_db <= self.noise_high_db <= 100.0:
+            raise ConfigError(
+                f"noise-low-db is {self.noise_low_db}, noise-high-db {self.noise_high_db}; "
+                "expected low <= high, both within -100 to 100"
+            )
 
     @property
     def heavy(self) -> AugmentConfig:

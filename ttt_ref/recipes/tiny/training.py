@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,12 +45,29 @@ class BudgetConfig:
             raise ConfigError(f"minutes is {self.minutes}, steps {self.steps}; give one above 0")
 
 
+def read_state(file: Path) -> dict[str, Any]:
+    """Read the state of a training; nothing in it is executed.
+
+    Raises:
+        CheckpointError: the file is broken, or is not the state of a training.
+    """
+    try:
+        state = torch.load(file, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{file} is no state of a training or is damaged; choose another folder"
+        ) from error
+    if not isinstance(state, dict) or not {"facts", "modules", "step"} <= state.keys():
+        raise CheckpointError(f"{file} is not the state of a training; choose another folder")
+    return state
+
+
 def stored_facts(out: Path) -> dict[str, Any]:
     """The facts of the training that ``out`` holds; empty if there is none."""
     file = out / STATE_NAME
     if not file.exists():
         return {}
-    facts: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)["facts"]
+    facts: dict[str, Any] = read_state(file)["facts"]
     return facts
 
 
@@ -87,7 +105,7 @@ class TrainingRun:
         """Load the state if there is one; True if so."""
         if not self.state_file.exists():
             return False
-        state = torch.load(self.state_file, weights_only=True)
+        state = read_state(self.state_file)
         self._check_facts(self.state_file, state["facts"])
         self._load_weights(state)
         stored = state.get("optimizers", [])  # an older version kept one, under another name
@@ -110,7 +128,7 @@ class TrainingRun:
         file = folder / STATE_NAME
         if not file.exists():
             raise CheckpointError(f"{folder} holds no {STATE_NAME}; give the --out of a training")
-        state = torch.load(file, weights_only=True)
+        state = read_state(file)
         self._check_facts(file, state["facts"])
         self._load_weights(state)
 
