@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,14 +79,22 @@ def earlier_words(folder: Path, num_codes: int) -> Tokenizer:
     return text
 
 
+@dataclass(frozen=True)
+class RefusedShares:
+    """Which share of the questions to refuse is kept, as recorded and degraded.
+
+    Refusals need many texts, but a model that is taught too many of them refuses what it could
+    have understood, the more so in noise.
+    """
+
+    recorded: float = 1.0
+    degraded: float = 1.0
+
+
 def thin_refused(
     recordings: list[Recording], share: float, rng: np.random.Generator
 ) -> list[Recording]:
-    """Keep all questions of the world, and this share of those that are met with a refusal.
-
-    Refusals need many texts, but a model that is taught too many of them refuses what it could
-    have understood in noise.
-    """
+    """Keep all questions of the world, and this share of those that are met with a refusal."""
     return [
         recording
         for recording in recordings
@@ -100,12 +109,12 @@ def build(
     versions: int,
     seed: int,
     words: Path | None = None,
-    refused: float = 1.0,
+    refused: RefusedShares = RefusedShares(),
 ) -> None:
     """Write everything that ``ttt-train`` needs into ``out``.
 
     ``words`` is the text tokenizer of an earlier model that the training goes on from; None makes
-    a new one of the world as it is. ``refused``: see :func:`thin_refused`.
+    a new one of the world as it is.
     """
     tokenizer = load_tokenizer(codec)
     if words is None:
@@ -121,8 +130,10 @@ def build(
             continue
         questions = encode(tokenizer, heard, 0, seed)
         if split == "train":
-            questions += encode(tokenizer, heard, versions, seed)
-            questions = thin_refused(questions, refused, np.random.default_rng((seed, 6)))
+            degraded = encode(tokenizer, heard, versions, seed)
+            rng = np.random.default_rng((seed, 6))
+            questions = thin_refused(questions, refused.recorded, rng)
+            questions += thin_refused(degraded, refused.degraded, rng)
         missing = {dialogues.answer_of(q.text) for q in questions if q.kind == "question"} - known
         if missing:
             raise ConfigError(
@@ -173,10 +184,15 @@ def main(
         float,
         typer.Option(min=0.0, max=1.0, help="share of the questions from outside that is kept"),
     ] = 1.0,
+    refused_degraded: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="the same of degraded copies [default: --refused]"),
+    ] = None,
 ) -> None:
     """Encode the corpora and write the conversations."""
     with exit_on_error():
-        build(data, codec, out, versions, seed, words, refused)
+        degraded = refused if refused_degraded is None else refused_degraded
+        build(data, codec, out, versions, seed, words, RefusedShares(refused, degraded))
 
 
 if __name__ == "__main__":
