@@ -18,6 +18,7 @@ from ttt_runtime.bindings import NUMPY_TYPES, run_bound
 from ttt_runtime.graph_spec import TEXT_HEAD
 from ttt_runtime.sampler import Floats, HeadBest
 from ttt_runtime.session import GraphSession
+from ttt_runtime.softmax import Softmax
 from ttt_runtime.two_heads import Head
 
 FORBIDDEN: Final = -1e30  # added to a logit: exp() of it is 0, and no NaN comes of it
@@ -96,12 +97,20 @@ class LeanHead:
         session: the head.
         first_id: token id of its first row.
         end_row: row of `<|im_end|>`, or None where it is in another head.
+        softmax: for the confidences of many long rows, if given.
     """
 
-    def __init__(self, session: GraphSession, first_id: int, end_row: int | None) -> None:
+    def __init__(
+        self,
+        session: GraphSession,
+        first_id: int,
+        end_row: int | None,
+        softmax: Softmax | None = None,
+    ) -> None:
         self._session = session
         self._first_id = first_id
         self._end_row = end_row
+        self._softmax = softmax
         self._width = int(session.spec.output("logits").shape[1])
         # One buffer for all: the logits of a block over the whole vocabulary take 16 MB.
         self._room = np.zeros((0, self._width), np.float32)
@@ -116,11 +125,16 @@ class LeanHead:
         """See `Head.best`."""
         logits = self.logits(hidden, forbid_end=forbid_end)
         columns = logits.argmax(axis=1)
-        top = logits[np.arange(len(logits)), columns]
+        best = np.arange(len(logits)), columns
+        top = logits[best]
 
         def sum_exp() -> Floats:
-            relative = np.subtract(logits, top[:, None], out=logits)
-            total: Floats = np.exp(relative, out=relative).sum(axis=1)
+            if self._softmax is not None and self._softmax.serves(logits):
+                self._softmax.in_place(logits)
+                total: Floats = np.reciprocal(logits[best])
+            else:
+                relative = np.subtract(logits, top[:, None], out=logits)
+                total = np.exp(relative, out=relative).sum(axis=1)
             return total
 
         return HeadBest(columns + self._first_id, top, sum_exp)
@@ -144,8 +158,8 @@ class LeanHead:
         return logits
 
 
-def head_for(session: GraphSession, layout: TokenLayout) -> Head:
-    """Return what runs a head of this form."""
+def head_for(session: GraphSession, layout: TokenLayout, softmax: Softmax | None = None) -> Head:
+    """Return what runs a head of this form; `softmax` see `LeanHead`."""
     if len(session.spec.outputs) > 1:
         return PortableHead(session)
     is_text = session.spec.name == TEXT_HEAD
@@ -153,4 +167,5 @@ def head_for(session: GraphSession, layout: TokenLayout) -> Head:
         session,
         0 if is_text else layout.audio_start,
         layout.im_end_id if is_text else None,
+        softmax,
     )

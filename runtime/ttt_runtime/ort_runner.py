@@ -25,6 +25,7 @@ from ttt_runtime.masking import write_mask
 from ttt_runtime.resident import forget_pages, whole_pieces
 from ttt_runtime.sampler import Floats
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
+from ttt_runtime.softmax import Softmax
 from ttt_runtime.survey import Survey
 from ttt_runtime.two_heads import TwoHeads
 
@@ -47,6 +48,7 @@ class OrtRunner(TwoHeads):
         poison: NaN in every cache row not written (tests; needs bucket_rows 1).
         block_decoder: runs the forwards of more than one row, if given.
         survey: goes over the logits that text is drawn from, if given.
+        softmax: gives the confidences of a block's long rows, if given.
     """
 
     def __init__(
@@ -62,10 +64,13 @@ class OrtRunner(TwoHeads):
         poison: bool = False,
         block_decoder: GraphSession | None = None,
         survey: Survey | None = None,
+        softmax: Softmax | None = None,
     ) -> None:
         if poison and bucket_rows != 1:
             raise ConfigError("a poisoned cache needs bucket_rows 1: bound rows must be written")
-        super().__init__(head_for(text_head, layout), head_for(speech_head, layout), survey)
+        super().__init__(
+            head_for(text_head, layout, softmax), head_for(speech_head, layout, softmax), survey
+        )
         self.capacity = capacity
         self._decoder = decoder
         self._embeddings = embeddings
@@ -131,6 +136,7 @@ class OrtRunner(TwoHeads):
             poison=poison,
             block_decoder=block,
             survey=Survey(settings),
+            softmax=Softmax(settings),
         )
 
     def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:

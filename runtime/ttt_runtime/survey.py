@@ -1,7 +1,7 @@
 """What a draw needs of 150,000 logits, found by one small graph instead of by numpy.
 
 Right behind a head that has filled the caches, numpy's passes over all logits take longer than
-the choice itself. The graph (`graphs/survey.onnx`, written by `ttt_export.survey_graph`) is the
+the choice itself. The graph (`graphs/survey.onnx`, written by `ttt_export.runtime_graphs`) is the
 same for every model: logits folded into rows of 256 go in where they lie, the largest of them,
 their places and one sum come out.
 """

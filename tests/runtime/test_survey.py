@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ttt_export.survey_graph import survey_model, write
+from ttt_export.runtime_graphs import survey_model, write
 from ttt_runtime.sampler import largest, sample_text, sum_of_exp
 from ttt_runtime.session import SessionSettings
 from ttt_runtime.survey import GRAPH, ROW, WORTH_IT, Survey
@@ -88,6 +88,6 @@ def test_short_logits_and_many_wanted_are_numpys(survey: Survey) -> None:
 
 
 def test_the_graph_in_the_package_is_the_one_that_is_written(tmp_path) -> None:
-    write(tmp_path / "survey.onnx")
+    write(survey_model(), tmp_path / "survey.onnx")
     assert onnx.load(GRAPH) == onnx.load(tmp_path / "survey.onnx")
     assert onnx.load(GRAPH) == survey_model()

@@ -19,6 +19,7 @@ from ttt_runtime.bundle import Bundle
 from ttt_runtime.engine import SpeechEngine
 from ttt_runtime.grouped_spec import BLOCK_DECODER, is_grouped
 from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.softmax import Softmax
 
 OPEN_GATES = {"max_kl": 10.0, "min_agreement": 0.0}
 
@@ -77,6 +78,25 @@ def test_cached_and_recomputed_ids_are_equal(bundles):
         for e in ("exact", "reference")
     )
     assert answers(exact, layout, 30) == answers(whole, layout, 30)
+
+
+def test_confidences_by_the_graph_leave_the_ids_as_they_are(bundles, monkeypatch):
+    """These bundles are small, so that the graph would not be asked."""
+    path = bundles["int8"].path
+    layout = Bundle.open(path).config.layout
+    engine = SpeechEngine.from_bundle(path, threads=1, capacity=512)
+    by_numpy = answers(engine, layout, 14)
+    asked = []
+    in_place = Softmax.in_place
+
+    def counted(softmax, logits):
+        asked.append(len(logits))
+        in_place(softmax, logits)
+
+    monkeypatch.setattr("ttt_runtime.softmax.WORTH_IT", 1)
+    monkeypatch.setattr(Softmax, "in_place", counted)
+    assert answers(engine, layout, 14) == by_numpy
+    assert asked
 
 
 def test_the_second_body_runs_all_forwards_of_several_rows(bundles):

@@ -1,6 +1,7 @@
-"""Write the runtime's graph for going over long logits: ``python -m ttt_export.survey_graph``.
+"""Write the runtime's own graphs for long logits: ``python -m ttt_export.runtime_graphs``.
 
-It belongs to no model, so it lies in the runtime's own package. See `ttt_runtime.survey`.
+They belong to no model, so they lie in the runtime's own package. See `ttt_runtime.survey` and
+`ttt_runtime.softmax`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ttt_export.writer import IR_VERSION, OPSET, value_info
-from ttt_runtime.survey import GRAPH, ROW, SPEC
+from ttt_runtime import softmax, survey
+from ttt_runtime.graph_spec import GraphSpec
 
 
 def survey_model() -> onnx.ModelProto:
@@ -44,28 +46,45 @@ def survey_model() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["term", "columns"], ["row_sum"], keepdims=0),
         helper.make_node("ReduceSum", ["row_sum"], ["sum_exp"], keepdims=1),
     ]
-    numbers = {"columns": [1], "minus_one": [-1], "flat": [-1], "width": [ROW]}
-    graph = helper.make_graph(
+    numbers = {"columns": [1], "minus_one": [-1], "flat": [-1], "width": [survey.ROW]}
+    return _model(
+        survey.SPEC,
         nodes,
-        SPEC.name,
-        [value_info(tensor) for tensor in SPEC.inputs],
-        [value_info(tensor) for tensor in SPEC.outputs],
         [
             numpy_helper.from_array(np.array(values, dtype=np.int64), name)
             for name, values in numbers.items()
         ],
     )
+
+
+def softmax_model() -> onnx.ModelProto:
+    """Turn each row of logits [N, V] into probabilities."""
+    return _model(
+        softmax.SPEC, [helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1)], []
+    )
+
+
+def _model(
+    spec: GraphSpec, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        spec.name,
+        [value_info(tensor) for tensor in spec.inputs],
+        [value_info(tensor) for tensor in spec.outputs],
+        constants,
+    )
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
 
-def write(path: Path) -> None:
+def write(model: onnx.ModelProto, path: Path) -> None:
     """Write the checked graph."""
-    model = survey_model()
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 if __name__ == "__main__":
-    write(GRAPH)
+    write(survey_model(), survey.GRAPH)
+    write(softmax_model(), softmax.GRAPH)
