@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.ref.recipes.corpora import write_corpus
+from ttt_ref.errors import ConfigError
 from ttt_ref.recipes.tiny import voices, world
 from ttt_ref.recipes.tiny.build import RefusedShares, build
 from ttt_ref.recipes.tiny.dialogues import UNHEARD
@@ -46,3 +47,9 @@ def test_refusals_are_thinned_apart_for_degraded_copies(
     heard = [json.loads(row)["messages"][2]["content"] for row in rows]
     assert heard.count(UNHEARD) == refusals
     assert len(heard) - refusals == 3 * EACH
+
+
+@pytest.mark.parametrize("share", [float("nan"), -0.1, 2.0])
+def test_impossible_shares_are_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="expected 0 to 1"):
+        RefusedShares(degraded=share)

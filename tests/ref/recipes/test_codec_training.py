@@ -19,7 +19,7 @@ from ttt_ref.recipes.tiny.encode import encode_corpus
 from ttt_ref.recipes.tiny.labels import Labels, distance, spoken
 from ttt_ref.recipes.tiny.train_decoder import DecoderRecipe, DecoderTraining
 from ttt_ref.recipes.tiny.train_tokenizer import TokenizerRecipe, TokenizerTraining
-from ttt_ref.recipes.tiny.training import BudgetConfig
+from ttt_ref.recipes.tiny.training import BudgetConfig, read_state
 
 TINY = TokenizerConfig(width=16, expansion=2, right_context=(1, 1))
 TINY_DECODER = DecoderConfig(width=16, expansion=2, code_blocks=1, frame_blocks=1, filter_blocks=1)
@@ -131,6 +131,44 @@ def test_a_broken_state_is_refused(data: Path, tmp_path: Path, content: str) -> 
         tokenizer_training(data, tmp_path / "new", 2, start=tmp_path)
     with pytest.raises(CheckpointError, match="state of a training"):
         tokenizer_training(data, tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("facts", [], "not the state"),
+        ("step", "x", "not the state"),
+        ("modules", {}, "another shape"),
+        ("optimizers", ["x"], "another shape"),
+        ("elapsed_s", None, "another shape"),
+        ("optimizers", 3, "another optimizer"),
+    ],
+)
+def test_a_state_of_wrong_parts_is_refused(
+    data: Path, tmp_path: Path, name: str, value: object, told: str
+) -> None:
+    tokenizer_training(data, tmp_path, 2).run.save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({**state, name: value}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=told):
+        tokenizer_training(data, tmp_path, 2).run.resume()
+
+
+def test_a_state_of_flipped_bytes_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    """What a damaged pickle raises is anything: UnicodeDecodeError, IndexError, struct.error."""
+    draw, file = np.random.default_rng(4), tmp_path / "state.pt"
+    torch.save({"facts": {}, "modules": {"a": torch.ones(3)}, "step": 3}, file)
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(300):
+        broken = whole.copy()
+        broken[draw.integers(0, len(whole), 6)] = draw.integers(0, 256, 6)
+        file.write_bytes(broken.tobytes())
+        try:
+            read_state(file)
+        except CheckpointError:
+            refused += 1
+    assert refused > 100
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ class RefusedShares:
     recorded: float = 1.0
     degraded: float = 1.0
 
+    def __post_init__(self) -> None:
+        for share in (self.recorded, self.degraded):
+            if not 0.0 <= share <= 1.0:  # NaN passes typer's range
+                raise ConfigError(f"share of refusals is {share}; expected 0 to 1")
+
 
 def thin_refused(
     recordings: list[Recording], share: float, rng: np.random.Generator

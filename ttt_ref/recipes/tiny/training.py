@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,27 @@ def read_state(file: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(file, weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle fails in any way: IndexError, struct.error, ...
         raise CheckpointError(
             f"{file} is no state of a training or is damaged; choose another folder"
         ) from error
-    if not isinstance(state, dict) or not {"facts", "modules", "step"} <= state.keys():
+    kinds = {"facts": dict, "modules": dict, "step": int}
+    if not isinstance(state, dict) or not all(
+        isinstance(state.get(name), kind) for name, kind in kinds.items()
+    ):
         raise CheckpointError(f"{file} is not the state of a training; choose another folder")
     return state
+
+
+@contextmanager
+def _told_if_unfit(file: Path) -> Iterator[None]:
+    """Say in one line that what a state holds does not fit the modules or the optimizers."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is of a training of another shape or is damaged; choose another folder"
+        ) from error
 
 
 def stored_facts(out: Path) -> dict[str, Any]:
@@ -107,16 +121,17 @@ class TrainingRun:
             return False
         state = read_state(self.state_file)
         self._check_facts(self.state_file, state["facts"])
-        self._load_weights(state)
+        self._load_weights(self.state_file, state)
         stored = state.get("optimizers", [])  # an older version kept one, under another name
-        if len(stored) != len(self.optimizers):
+        if not isinstance(stored, list) or len(stored) != len(self.optimizers):
             raise CheckpointError(
                 f"{self.state_file} was made with another optimizer or by an older version; choose "
                 "another --out or repeat the settings"
             )
-        for optimizer, mine in zip(self.optimizers, stored, strict=True):
-            optimizer.load_state_dict(mine)
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        with _told_if_unfit(self.state_file):
+            for optimizer, mine in zip(self.optimizers, stored, strict=True):
+                optimizer.load_state_dict(mine)
+            self.step, self.elapsed_s = state["step"], float(state["elapsed_s"])
         return True
 
     def start_from(self, folder: Path) -> None:
@@ -130,7 +145,7 @@ class TrainingRun:
             raise CheckpointError(f"{folder} holds no {STATE_NAME}; give the --out of a training")
         state = read_state(file)
         self._check_facts(file, state["facts"])
-        self._load_weights(state)
+        self._load_weights(file, state)
 
     def _check_facts(self, file: Path, stored: dict[str, Any]) -> None:
         for name, value in self.facts.items():
@@ -140,9 +155,10 @@ class TrainingRun:
                     "choose another folder or repeat the settings"
                 )
 
-    def _load_weights(self, state: dict[str, Any]) -> None:
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+    def _load_weights(self, file: Path, state: dict[str, Any]) -> None:
+        with _told_if_unfit(file):
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
 
     def save(self) -> None:
         """Write the state into a temporary file, then rename it."""
