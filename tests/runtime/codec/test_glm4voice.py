@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ttt_runtime.codec.glm4voice import solver as runtime_solver
 from ttt_runtime.codec.glm4voice.continuity import chunks, constant_rtf, simulate
 from ttt_runtime.codec.glm4voice.decoder import Glm4VoiceDecoder
 from ttt_runtime.codec.glm4voice.measure import measure, solver_table, speechlike
+from ttt_runtime.codec.glm4voice.vocoder import VocoderStream
 
 TRACE = Path(__file__).parent / "token_trace.json"
 
@@ -193,26 +193,46 @@ def test_chunk_borders_are_like_any_other_place(tiny_glm: TinyGlm, chunk: int) -
         assert border.max() <= 1.25 * other.max(), kind
 
 
-def test_the_last_chunk_of_a_minute_costs_no_more_than_the_third(tiny_glm: TinyGlm) -> None:
+def arrays_of(thing: object) -> int:
+    """Numbers kept in the arrays of an object and of the stream's own parts."""
+    parts = vars(thing).values()
+    own = sum(part.size for part in parts if isinstance(part, np.ndarray))
+    return own + sum(arrays_of(part) for part in parts if isinstance(part, VocoderStream))
+
+
+def test_a_chunk_of_a_minute_costs_no_more_than_an_early_one(tiny_glm: TinyGlm) -> None:
+    """The work is counted: what each graph is given, and what the stream keeps."""
     decoder = tiny_glm.decoder.with_options(steps=1)
-    stream, frames = decoder.stream(), []
-    real = decoder.flow._velocity.run
+    given: list[tuple[str, tuple[int, ...]]] = []
 
-    class Spy:
-        def run(self, feeds):
-            frames.append(feeds["x"].shape[2])
-            return real(feeds)
+    def watched(name: str, graph):
+        class Watched:
+            def run(self, feeds):
+                given.extend((f"{name}.{key}", value.shape) for key, value in feeds.items())
+                return graph.run(feeds)
 
-    stream._flow._velocity = Spy()
-    times, tokens = [], codes(750)
+        return Watched()
+
+    flow, vocoder = decoder.flow, decoder.vocoder
+    flow._encoder = watched("encoder", flow._encoder)
+    flow._velocity = watched("velocity", flow._velocity)
+    vocoder._f0 = watched("f0", vocoder._f0)
+    vocoder._generator = watched("generator", vocoder._generator)
+    stream, tokens, work, kept = decoder.stream(), codes(750), [], []
     for a in range(0, 750, 25):
-        start = time.process_time()
+        given.clear()
         stream.push(tokens[a : a + 25])
-        times.append(time.process_time() - start)
-    assert len(frames) == 31  # 12 and 13, then chunks of 25
-    assert max(frames[2:]) <= frames[2]
-    # CPU time of single chunks is noisy beside other work: compare the means of six.
-    assert np.mean(times[-6:]) <= 1.2 * np.mean(times[2:8])
+        work.append({name: int(np.prod(shape)) for name, shape in given})
+        assert len(work[-1]) * (1 + (a == 0)) == len(given)  # 12 and 13 first, then one chunk each
+        kept.append(arrays_of(stream))
+    # A window begins with a whole encoder block, so every other chunk has a longer one; and 25
+    # tokens are 172.3 frames, so some have one frame more.
+    early = {name: max(work[1][name], work[2][name]) for name in work[2]}
+    assert set(early) >= {"encoder.tokens", "velocity.x", "f0.mel", "generator.source"}
+    one_frame = 173 / 172
+    for later, numbers in zip(work[3:], kept[3:], strict=True):
+        assert [name for name in early if later[name] > one_frame * early[name]] == []
+        assert numbers <= one_frame * kept[2]
 
 
 def arrivals() -> list[tuple[float, int]]:
