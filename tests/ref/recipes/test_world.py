@@ -45,7 +45,7 @@ def test_every_drill_is_reckoned_right() -> None:
     assert checked > 1000
 
 
-def test_every_working_is_a_count_that_ends_at_the_answer() -> None:
+def test_every_working_counts_down_to_zero_and_ends_at_the_answer() -> None:
     numbers = {world.number_words(n): n for n in range(401)}
     kinds = set()
     for exchange in (*world.exchanges(), *world.drills()):
@@ -56,13 +56,13 @@ def test_every_working_is_a_count_that_ends_at_the_answer() -> None:
         expression, result = exchange.answer.split(" is ")
         a, b = (numbers[part] for part in expression.split(f" {kind} "))
         counts = {
-            "plus": [(n, a + n) for n in range(b + 1)],
-            "minus": [(n, a - n) for n in range(b + 1)],
-            "times": [(n, n * b) for n in range(1, a + 1)],
+            "plus": [(b - n, a + n) for n in range(b + 1)],
+            "minus": [(b - n, a - n) for n in range(b + 1)],
+            "times": [(a - n, n * b) for n in range(a + 1)],
         }
         named = [world.number_words(n) for pair in counts[kind] for n in pair]
         assert exchange.working == " ".join(named)
-        assert named[-1] == result
+        assert " ".join(named).endswith(f"zero {result}")
         kinds.add(kind)
     assert kinds == set(ARITHMETIC)
 
@@ -70,9 +70,9 @@ def test_every_working_is_a_count_that_ends_at_the_answer() -> None:
 def test_the_clock_is_counted_round_its_twelve_hours() -> None:
     noted = {e.question: e.working for e in world.exchanges()}
     assert noted["what time is it four hours after eleven"] == (
-        "zero eleven one twelve two one three two four three"
+        "four eleven three twelve two one one two zero three"
     )
-    assert noted["what time is two hours before one o'clock"] == "zero one one twelve two eleven"
+    assert noted["what time is two hours before one o'clock"] == "two one one twelve zero eleven"
 
 
 def test_a_held_out_pair_of_numbers_has_its_partner_in_training() -> None:
@@ -209,7 +209,7 @@ def test_a_spoken_slip_is_a_wrong_answer_to_a_trained_pair() -> None:
 def test_the_working_stands_on_the_transcripts_line() -> None:
     sum_ = next(e for e in world.exchanges() if e.question == "what is five minus two")
     said = dialogues.written_row(sum_)["messages"][-1]["content"]
-    assert said == ("what is five minus two: zero five one four two three\nfive minus two is three")
+    assert said == ("what is five minus two: two five one four zero three\nfive minus two is three")
     prompts = Prompts.from_dict(build.config_extra()["ttt_prompts"])
     assert prompts.split_answer(said) == ("what is five minus two", "five minus two is three")
 
