@@ -154,6 +154,7 @@ def test_a_state_of_wrong_parts_is_refused(
         tokenizer_training(data, tmp_path, 2).run.resume()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_state_of_flipped_bytes_is_told_in_one_line(data: Path, tmp_path: Path) -> None:
     """What a damaged pickle raises is anything: UnicodeDecodeError, IndexError, struct.error."""
     draw, file = np.random.default_rng(4), tmp_path / "state.pt"
