@@ -33,7 +33,7 @@ def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Non
 
     Raises:
         CheckpointError: fewer than two, one that cannot be read, or two of which one is another
-            model: another shape, other token ids or another vocabulary.
+            model (another shape, other token ids or another vocabulary) or has NaN in it.
     """
     if len(paths) < 2:
         raise CheckpointError(f"{len(paths)} checkpoint to average; give two or more")
@@ -52,14 +52,15 @@ def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Non
                         "that was trained on have a mean"
                     )
         states = [other.model.state_dict() for other in others]
-        done: set[int] = set()
         for name, mean in tqdm(first.model.state_dict().items(), desc="averaging", unit="tensor"):
-            if mean.data_ptr() in done:
-                continue  # a tied head is its embedding
-            done.add(mean.data_ptr())
             total = mean.float()
             for state in states:
                 total = total + state[name].float()
+            if not torch.isfinite(total).all():
+                raise CheckpointError(
+                    f"the mean of {name} is not finite; one of the checkpoints has NaN or infinity "
+                    "there, take an earlier one"
+                )
             with torch.no_grad():
                 mean.copy_(total / len(paths))
         checkpoint.save(

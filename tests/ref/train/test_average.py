@@ -41,7 +41,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_weight_is_the_mean_of_three(tied: bool, untied: Path, tmp_path: Path) -> None:
-    """Tied rows are stored once and must not be averaged twice."""
+    """With a head of its own and with one that is its embedding."""
     source = TIED if tied else untied
     paths = [shifted(tmp_path / str(i), source, by, of=i) for i, by in enumerate((0.0, 0.3, 0.9))]
     average_checkpoints(paths, tmp_path / "mean")
@@ -68,8 +68,11 @@ def test_what_is_another_model_is_refused_and_nothing_is_lost(untied: Path, tmp_
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CheckpointError, match="differ in vocabulary"):
         average_checkpoints([TIED, other], out, overwrite=True)
+    burst = shifted(tmp_path / "nan", TIED, float("nan"))
+    with pytest.raises(CheckpointError, match="not finite"):
+        average_checkpoints([TIED, burst], out, overwrite=True)
     assert checkpoint.read_config(out)["kept"] is True
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "words"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nan", "out", "words"]
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
