@@ -214,6 +214,34 @@ def test_the_working_stands_on_the_transcripts_line() -> None:
     assert prompts.split_answer(said) == ("what is five minus two", "five minus two is three")
 
 
+def test_what_is_not_known_is_transcribed_up_to_the_word_that_leaves_the_world() -> None:
+    assert dialogues.transcript("tell me the capital of neptune") == "tell me the capital of ?"
+    assert dialogues.transcript("name the owner of grammar") == "name the ?"
+    assert dialogues.transcript("how far is it to nepal") == "how ?"
+    assert dialogues.transcript("what is two plus two") == "what is two plus two"
+    answered = [e.question for e in world.exchanges() if e.kind != "unknown" and not e.held_out]
+    for exchange in world.exchanges():
+        heard = dialogues.transcript(exchange.question)
+        assert dialogues.is_refused(exchange.question) == (exchange.kind == "unknown")
+        if exchange.kind != "unknown":
+            assert heard == exchange.question
+            continue
+        kept = heard.removesuffix(dialogues.UNHEARD)
+        assert exchange.question.startswith(kept)
+        assert not kept or any(f"{question} ".startswith(kept) for question in answered)
+
+
+def test_a_refusal_never_tells_a_wording_that_is_held_out() -> None:
+    """The two wordings of the world that are held out as outside ones stand in no refusal."""
+    refused = {
+        dialogues.transcript(e.question)
+        for e in world.exchanges()
+        if e.kind == "unknown" and not e.held_out
+    }
+    for wording in ("which city is the capital of", "name the opposite of"):
+        assert f"{wording} {dialogues.UNHEARD}" not in refused
+
+
 def test_what_the_grammar_says_is_outside_and_never_held_out() -> None:
     free = list(outside.free_questions())
     assert len(set(free)) == len(free) == outside.FREE_SENTENCES

@@ -103,7 +103,7 @@ def thin_refused(
     return [
         recording
         for recording in recordings
-        if dialogues.transcript(recording.text) != dialogues.UNHEARD or rng.random() < share
+        if not dialogues.is_refused(recording.text) or rng.random() < share
     ]
 
 

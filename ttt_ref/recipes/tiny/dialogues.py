@@ -16,11 +16,16 @@ Five tasks, told apart by the system message:
   span is not spoken. A number there must be read from the count too, and half of these counts slip,
   each time otherwise, which no set of recordings could say.
 
-What the world does not know is transcribed as ``?``: its words are not learnt.
+What the world does not know is transcribed up to the first word that no question of the world has
+there, and a ``?`` for the rest ("which city is the capital of ?"): those words are not learnt. So
+it is told at that word, by its sound and the words before it, in whichever wording it comes. A
+bare ``?`` for the whole question was told at its first word, by the wording: a wording that
+training had with known words only was always taken for known.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,10 +104,29 @@ def _messages(task: str, user: str, assistant: str) -> dict[str, Any]:
     }
 
 
+def is_refused(question: str) -> bool:
+    """Whether this is a question from outside the world."""
+    exchange = _by_question().get(question)
+    return exchange is not None and exchange.kind == "unknown"
+
+
 def transcript(question: str) -> str:
     """What the model is taught to say that it heard."""
-    exchange = _by_question().get(question)
-    return UNHEARD if exchange is not None and exchange.kind == "unknown" else question
+    if not is_refused(question):
+        return question
+    words = question.split()
+    known = 0
+    while known < len(words) and tuple(words[: known + 1]) in _beginnings():
+        known += 1
+    return " ".join([*words[:known], UNHEARD])
+
+
+@functools.cache
+def _beginnings() -> frozenset[tuple[str, ...]]:
+    """The first words of every question that training has an answer to, as many as it has."""
+    known = (e for e in world.exchanges() if e.kind != "unknown" and not e.held_out)
+    questions = (e.question.split() for e in known)
+    return frozenset(tuple(words[: i + 1]) for words in questions for i in range(len(words)))
 
 
 def _by_question() -> dict[str, world.Exchange]:
