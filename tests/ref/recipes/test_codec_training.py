@@ -284,7 +284,7 @@ def test_crops_at_the_start_are_scored_from_the_first_code(data: Path, tmp_path:
     assert bool(scored[4 * 640 : 5 * 640].all())
 
 
-def test_corpus_is_encoded_the_same_twice_and_as_single_utterances(data: Path) -> None:
+def test_corpus_is_encoded_the_same_by_any_workers_and_as_single_utterances(data: Path) -> None:
     torch.manual_seed(4)
     tokenizer, corpus = SpeechTokenizer(TINY).eval(), Corpus(data)
     plain = {e.index: e.codes for e in encode_corpus(tokenizer, corpus)}
@@ -292,8 +292,11 @@ def test_corpus_is_encoded_the_same_twice_and_as_single_utterances(data: Path) -
     single = tokenizer.encode(torch.from_numpy(corpus.audio(3))).numpy()
     np.testing.assert_array_equal(plain[3], single)
     a, b = (
-        {(e.index, e.version): e.codes for e in encode_corpus(tokenizer, corpus, 2, seed=7)}
-        for _ in range(2)
+        {
+            (e.index, e.version): e.codes
+            for e in encode_corpus(tokenizer, corpus, 2, seed=7, workers=workers)
+        }
+        for workers in (1, 2)  # in this process, and in two others
     )
     assert len(a) == 2 * len(corpus)
     assert all(np.array_equal(a[key], b[key]) for key in a)

@@ -49,10 +49,12 @@ def is_heard(split: str, utterance: Utterance) -> bool:
     return utterance.split == split and utterance.kind in ("question", "mix")
 
 
-def encode(tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int) -> list[Recording]:
+def encode(
+    tokenizer: SpeechTokenizer, corpus: Corpus, versions: int, seed: int, workers: int
+) -> list[Recording]:
     """Encode all utterances, ``versions`` times degraded (0: once, as recorded)."""
     total = len(corpus) * max(versions, 1)
-    items = encode_corpus(tokenizer, corpus, versions, seed, HEARD)
+    items = encode_corpus(tokenizer, corpus, versions, seed, HEARD, workers=workers)
     return [
         Recording(
             corpus.utterances[item.index].text,
@@ -115,8 +117,9 @@ def build(
     seed: int,
     words: Path | None = None,
     refused: RefusedShares = RefusedShares(),
+    workers: int = 1,
 ) -> None:
-    """Write everything that ``ttt-train`` needs into ``out``.
+    """Write everything that ``ttt-train`` needs into ``out``, the same with any number of workers.
 
     ``words`` is the text tokenizer of an earlier model that the training goes on from; None makes
     a new one of the world as it is.
@@ -127,15 +130,15 @@ def build(
     else:
         text = earlier_words(words, tokenizer.config.num_codes)
         shutil.copytree(words, out / "tokenizer", dirs_exist_ok=True)
-    teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed)
+    teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed, workers)
     known = {recording.text for recording in teacher}
     for split in ("train", "valid"):
         heard = Corpus(data, partial(is_heard, split))
         if len(heard) == 0:
             continue
-        questions = encode(tokenizer, heard, 0, seed)
+        questions = encode(tokenizer, heard, 0, seed, workers)
         if split == "train":
-            degraded = encode(tokenizer, heard, versions, seed)
+            degraded = encode(tokenizer, heard, versions, seed, workers)
             rng = np.random.default_rng((seed, 6))
             questions = thin_refused(questions, refused.recorded, rng)
             questions += thin_refused(degraded, refused.degraded, rng)
@@ -193,11 +196,13 @@ def main(
         float | None,
         typer.Option(min=0.0, max=1.0, help="the same of degraded copies [default: --refused]"),
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
     """Encode the corpora and write the conversations."""
     with exit_on_error():
         degraded = refused if refused_degraded is None else refused_degraded
-        build(data, codec, out, versions, seed, words, RefusedShares(refused, degraded))
+        shares = RefusedShares(refused, degraded)
+        build(data, codec, out, versions, seed, words, shares, workers)
 
 
 if __name__ == "__main__":

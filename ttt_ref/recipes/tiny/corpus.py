@@ -79,6 +79,7 @@ class Corpus:
     """
 
     def __init__(self, folder: Path, keep: Callable[[Utterance], bool] | None = None):
+        self._opened_with = folder, keep
         raw = folder / "audio.i16"
         every = _read_manifest(folder)
         self.utterances = [u for u in every if keep is None or keep(u)]
@@ -95,6 +96,10 @@ class Corpus:
                 f"{raw} holds {len(self._audio)} samples, the manifest needs {end}; "
                 "synthesise the corpus again"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder again, instead of being sent all of its sound."""
+        return Corpus, self._opened_with
 
     def __len__(self) -> int:
         return len(self.utterances)

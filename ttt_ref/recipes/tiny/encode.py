@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from ttt_ref.recipes.tiny.augment import AugmentConfig, NoisePools, augment
 from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus
 
 Codes = npt.NDArray[np.int16]
+_BATCH_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -26,29 +28,66 @@ class Encoded:
     codes: Codes
 
 
-def encode_audios(
-    tokenizer: SpeechTokenizer,
-    audio_of: Callable[[int], Audio],
-    samples: list[int],
-    batch_s: float = 120.0,
-) -> Iterator[tuple[int, Codes]]:
-    """Encode utterances 0..n-1 in batches of similar length; yields (index, codes [S]).
+@dataclass(frozen=True)
+class _Batch:
+    """Utterances of similar length, all as recorded (``version`` None) or all degraded."""
 
-    In float32: lower precision may flip codes.
-    """
+    version: int | None
+    rows: list[int]
+
+
+def _batches(samples: list[int]) -> Iterator[list[int]]:
     order = sorted(range(len(samples)), key=lambda i: samples[i])
     start = 0
     while start < len(order):
         end = start + 1
         while (
-            end < len(order) and samples[order[end]] * (end + 1 - start) <= batch_s * SAMPLE_RATE_HZ
+            end < len(order)
+            and samples[order[end]] * (end + 1 - start) <= _BATCH_SECONDS * SAMPLE_RATE_HZ
         ):
             end += 1
-        rows = order[start:end]
-        audios = [torch.from_numpy(np.ascontiguousarray(audio_of(i))) for i in rows]
-        for i, ids in zip(rows, tokenizer.encode_batch(audios), strict=True):
-            yield i, ids.numpy().astype(np.int16)
+        yield order[start:end]
         start = end
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Everything that a process needs to encode a batch."""
+
+    tokenizer: SpeechTokenizer
+    corpus: Corpus
+    seed: int
+    config: AugmentConfig
+    pools: NoisePools | None
+
+    def audio(self, index: int, version: int | None) -> Audio:
+        audio = self.corpus.audio(index)
+        if version is None or self.pools is None:
+            return audio
+        key = zlib.crc32(self.corpus.utterances[index].id.encode())
+        rng = np.random.default_rng((self.seed, 4, key, version))
+        return augment(audio, rng, self.pools, self.config)
+
+    def encode(self, batch: _Batch) -> list[Encoded]:
+        """In float32: lower precision may flip codes."""
+        audios = [torch.from_numpy(self.audio(i, batch.version)) for i in batch.rows]
+        found = self.tokenizer.encode_batch(audios)
+        return [
+            Encoded(i, batch.version or 0, ids.numpy().astype(np.int16))
+            for i, ids in zip(batch.rows, found, strict=True)
+        ]
+
+
+_of_this_process: list[_Encoding] = []
+
+
+def _start_process(encoding: _Encoding) -> None:
+    torch.set_num_threads(1)
+    _of_this_process.append(encoding)
+
+
+def _encode(batch: _Batch) -> list[Encoded]:
+    return _of_this_process[0].encode(batch)
 
 
 def encode_corpus(
@@ -58,27 +97,27 @@ def encode_corpus(
     seed: int = 0,
     config: AugmentConfig | None = None,
     pools: NoisePools | None = None,
+    workers: int = 1,
 ) -> Iterator[Encoded]:
     """Encode every utterance of a corpus, each once as it is or ``versions`` times augmented.
 
-    An augmented version depends on (seed, utterance id, version) only, whatever else is encoded.
-    The order is by length, not the manifest's. Silence is padded by the tokenizer itself.
+    An augmented version depends on (seed, utterance id, version) only, whatever else is encoded
+    and in however many processes (``workers``; 1: in this one). The order is by length, not the
+    manifest's. Silence is padded by the tokenizer itself.
     """
     us = corpus.utterances
-    if versions == 0:
-        for i, codes in encode_audios(tokenizer, corpus.audio, [u.samples for u in us]):
-            yield Encoded(i, 0, codes)
-        return
-    if pools is None:
+    if versions > 0 and pools is None:
         some = np.random.default_rng((seed, 2)).choice(len(us), min(len(us), 200), replace=False)
         pools = NoisePools([corpus.audio(int(i)) for i in some], seed=seed)
-    chosen = config or AugmentConfig()
-    for version in range(versions):
-
-        def augmented(i: int, version: int = version, pools: NoisePools = pools) -> Audio:
-            key = zlib.crc32(us[i].id.encode())
-            rng = np.random.default_rng((seed, 4, key, version))
-            return augment(corpus.audio(i), rng, pools, chosen)
-
-        for i, codes in encode_audios(tokenizer, augmented, [u.samples for u in us]):
-            yield Encoded(i, version, codes)
+    encoding = _Encoding(tokenizer, corpus, seed, config or AugmentConfig(), pools)
+    passes: list[int | None] = list(range(versions)) if versions > 0 else [None]
+    lengths = [u.samples for u in us]
+    batches = [_Batch(version, rows) for version in passes for rows in _batches(lengths)]
+    if workers == 1:
+        for batch in batches:
+            yield from encoding.encode(batch)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _start_process, (encoding,)) as pool:
+        for found in pool.imap(_encode, batches):
+            yield from found
