@@ -53,11 +53,19 @@ class Runner(Protocol):
     def survey(self) -> Survey | None:
         """Goes over logits faster than numpy does; None where nothing does."""
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
-        """Run rows `ids` [Q] at positions start .. start+Q-1 and write their K/V in place.
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Floats:
+        """Run rows `ids` [Q] and write their K/V to the cache rows start .. start+Q-1.
 
-        The rows see the cache below `start`, and each other by the segment rule. `scratch` uses
-        a second cache, for rows that are not part of the sequence.
+        They stand at `positions` (default: those of the same numbers). The rows see the cache below
+        `start`, and each other by the segment rule. `scratch` uses a second cache, for rows that
+        are not part of the sequence.
 
         Returns:
             hidden rows [Q, hidden]; valid until the next call.
@@ -150,7 +158,7 @@ class Chooser:
         """
         mask_id = self._layout.mask_id
         positions = [p for p in range(step.block_start, step.stop) if ids[p] == mask_id]
-        rows = hidden[np.array(positions, dtype=np.intp) - step.start]  # [N, hidden], a copy
+        rows = hidden[np.array(step.rows_of(positions), dtype=np.intp)]  # [N, hidden], a copy
         if self._guide is not None:
             rows = self._guide(step, ids, np.array(positions, dtype=np.intp), rows)
         chosen, confidence = self._pick_speech(rows)

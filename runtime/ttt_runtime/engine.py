@@ -247,7 +247,11 @@ class SpeechEngine:
                     scheduler.stop("cancelled")
                     break
                 begin_ns = perf_counter_ns()
-                hidden = runner.forward(ids[step.start : step.stop], step.start)
+                if step.order:
+                    row_ids = [ids[position] for position in step.order]
+                    hidden = runner.forward(row_ids, step.start, positions=step.order)
+                else:
+                    hidden = runner.forward(ids[step.start : step.stop], step.start)
                 if step.state is State.BLOCK:
                     chosen = chooser.block(step, ids, hidden)
                 elif step.yields_text:

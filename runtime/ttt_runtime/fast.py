@@ -45,6 +45,12 @@ class FastOptions:
         frozen_blocks: K/V of a span's earlier blocks are kept from the next block's first pass
             on, though their tokens would see the later ones. The commit computes the whole span
             again, so the approximation does not outlive it.
+        delayed_cache: a position of the open span whose code is revealed is computed once more,
+            then its K/V are kept while the rest of the span is open (delayed KV cache, dKV-Cache,
+            arXiv 2505.15781): each pass has fewer rows than the one before. What is kept does not
+            see what is revealed later; the commit computes the whole span again, so the
+            approximation does not outlive it. Covers what `frozen_blocks` does. A span with a text
+            id in it (without `constrained_heads`) is computed as ever.
         block_growth: in the last span each block is longer than the one before by this factor, up
             to 4 times the preset's, at the same number of passes; 1 means no growth.
         prior: `running` or `table` ranks positions by log confidence minus the log prior of the
@@ -63,6 +69,7 @@ class FastOptions:
     end_slot: bool = False
     threshold: float | None = None
     frozen_blocks: bool = False
+    delayed_cache: bool = False
     block_growth: float = 1.0
     prior: Literal["off", "running", "table"] = "off"
     prior_weight: float = 1.0

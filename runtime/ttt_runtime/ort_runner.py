@@ -139,7 +139,14 @@ class OrtRunner(TwoHeads):
             softmax=Softmax(settings),
         )
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Floats:
         """See `chooser.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
@@ -151,7 +158,7 @@ class OrtRunner(TwoHeads):
         run = bindings.bound(cache, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
         self._embeddings.gather(row_ids, run.embeds)
-        run.positions[...] = self._positions[start:stop]
+        run.positions[...] = self._positions[start:stop] if positions is None else positions
         run.write_index[0] = start
         write_mask(row_ids, start, self._audio_start, run.mask)
         if self._poison:  # the rows about to be written are bound as part of the past

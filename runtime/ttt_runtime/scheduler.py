@@ -50,6 +50,8 @@ class Step:
         block_start: first position of the block (block only).
         block_step: number of the denoising step within the block, from 0.
         reveal: positions of the block to reveal in this step.
+        order: positions of the rows, where they are not start .. stop - 1 in this order: those of
+            an open span may lie in the cache in any order, since all see each other.
     """
 
     state: State
@@ -60,6 +62,14 @@ class Step:
     block_start: int = 0
     block_step: int = 0
     reveal: int = 0
+    order: tuple[int, ...] = ()
+
+    def rows_of(self, positions: Sequence[int]) -> list[int]:
+        """Return which of the step's rows, counted from 0, stand at these positions."""
+        if not self.order:
+            return [position - self.start for position in positions]
+        row = {position: number for number, position in enumerate(self.order)}
+        return [row[position] for position in positions]
 
 
 def reveal_counts(block_length: int, steps: int) -> list[int]:
@@ -145,6 +155,9 @@ class Scheduler:
         self._options = options
         self._plan_passes = plan_passes
         self._frozen = 0  # rows of the open span below this are not computed again
+        self._span_start = 0
+        # Positions of the open span whose rows are kept, in the order of the cache behind `cached`.
+        self._delayed: list[int] = []
         self._block_length = 0.0  # length of the span's next block, before rounding
         self._growth = 1.0
         self._end_slot = 0
@@ -163,14 +176,16 @@ class Scheduler:
         if self._state is State.BLOCK:
             if self._block_step == len(self._counts) and not self._begin_block():
                 return None
+            order = self._order()
             return Step(
                 State.BLOCK,
-                max(self.cached, self._frozen),
+                len(self.ids) - len(order) if order else max(self.cached, self._frozen),
                 len(self.ids),
                 forbid_end=True,
                 block_start=self._block_start,
                 block_step=self._block_step,
                 reveal=self._counts[self._block_step],
+                order=order,
             )
         if self._state is State.DONE:
             return None
@@ -185,6 +200,21 @@ class Scheduler:
             self._finish("full")
             return None
         return Step(self._state, self.cached, stop, yields_text, forbid_end=self._ban > 0)
+
+    def _order(self) -> tuple[int, ...]:
+        """Positions of a pass behind kept rows: first what this pass computes for the last time.
+
+        None for a pass that keeps nothing of the span: rows see each other in any order only
+        where no text id stands among them.
+        """
+        if not self._options.delayed_cache or not self._keep_cache:
+            return ()
+        if min(self.ids[self._span_start :]) < self._audio_start:
+            self._delayed = []
+            return ()
+        kept, mask_id = set(self._delayed), self._layout.mask_id
+        rest = [p for p in range(self.cached, len(self.ids)) if p not in kept]
+        return tuple(sorted(rest, key=lambda position: self.ids[position] == mask_id))
 
     def account(self, step: Step, chosen: Sequence[tuple[int, int]]) -> Event | None:
         """Take in what a forward chose: (position, id) pairs. Return what became final."""
@@ -236,6 +266,8 @@ class Scheduler:
         self._run_left = 0
         self._counts, self._block_step = [], 0
         self._frozen = 0
+        self._span_start = len(self.ids)
+        self._delayed = []
         self._block_length = self._config.block_length
         self._end_slot = int(self._options.end_slot)  # the first block's only
         last = begin_id == self._layout.begin_of_quad_id
@@ -268,11 +300,13 @@ class Scheduler:
         return True
 
     def _account_block(self, step: Step, chosen: Sequence[tuple[int, int]]) -> Event | None:
+        final = [p for p in step.order if self.ids[p] != self._layout.mask_id]
         for position, token in chosen:
             self.ids[position] = token
         # Everything up to the begin token is text or closed, hence final; the span is not.
         self._keep(open_run_start(self.ids, self._block_start, self._audio_start))
-        if self._options.frozen_blocks and self._keep_cache:
+        self._delayed += [p for p in final if p >= self.cached]
+        if self._options.frozen_blocks and not self._options.delayed_cache and self._keep_cache:
             self._frozen = self._block_start  # earlier blocks were just computed as they ended
         self._block_step += 1
         if self._block_step < len(self._counts) and not self._is_settled():

@@ -33,8 +33,16 @@ class HashRunner:
         """Set `cancel` in the forward that comes after so many others."""
         self._cancel = cancel, self.forwards + forwards
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Floats:
         assert not scratch
+        assert positions is None
         assert start <= len(self.keys), "rows were never written"
         self.forwards += 1
         if self._cancel is not None and self.forwards > self._cancel[1]:

@@ -39,9 +39,9 @@ class HookedRunner(ToyRunner):
 
     hook: Callable[[int], None] = staticmethod(lambda number: None)
 
-    def forward(self, ids, start, *, scratch=False):  # type: ignore[no-untyped-def]
+    def forward(self, ids, start, *, positions=None, scratch=False):  # type: ignore[no-untyped-def]
         self.hook(len(self.calls))
-        return super().forward(ids, start, scratch=scratch)
+        return super().forward(ids, start, positions=positions, scratch=scratch)
 
 
 class HookedDecoder(ToneDecoder):

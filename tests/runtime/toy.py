@@ -106,7 +106,14 @@ class ToyRunner:
         self.cache = np.full(shape, np.nan)
         self.calls: list[tuple[int, int, bool]] = []  # start, rows, scratch
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Array:
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Array:
         self.calls.append((start, len(ids), scratch))
         model, layout = self.model, self.model.layout
         stop = start + len(ids)
@@ -117,10 +124,10 @@ class ToyRunner:
             if layout.is_audio(ids[q]) and layout.is_audio(ids[q + 1]):
                 last_seen[q] = last_seen[q + 1]
         allow = np.arange(stop)[None, :] <= np.array(last_seen)[:, None]
-        positions = np.arange(start, stop)
+        at = np.arange(start, stop) if positions is None else np.array(positions)
         x = model.table[list(ids)]
         for layer in range(LAYERS):
-            q, k, v = model.project(layer, x, positions)
+            q, k, v = model.project(layer, x, at)
             keys, values = self.cache[int(scratch), layer]
             keys[start:stop], values[start:stop] = k, v
             x = model.attend(layer, x, q, keys[:stop], values[:stop], allow)

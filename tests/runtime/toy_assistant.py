@@ -136,6 +136,6 @@ class ScriptedRunner(ToyRunner):
             best = HeadBest(ids[: len(logits)], np.full(len(logits), 1e3), best.sum_exp)
         return best
 
-    def forward(self, ids, start, *, scratch=False):  # type: ignore[no-untyped-def]
+    def forward(self, ids, start, *, positions=None, scratch=False):  # type: ignore[no-untyped-def]
         self._is_text_step = self.model.layout.mask_id not in ids
-        return super().forward(ids, start, scratch=scratch)
+        return super().forward(ids, start, positions=positions, scratch=scratch)

@@ -90,7 +90,14 @@ class DeviceRunner(TwoHeads):
         first = min(FIRST_ROWS, capacity)
         self._hidden = {scratch: self._hidden_block(first) for scratch in (False, True)}
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Floats:
         """See `chooser.Runner.forward`; the rows stay on the device until they are looked at."""
         rows = len(ids)
         stop = start + rows
@@ -101,7 +108,9 @@ class DeviceRunner(TwoHeads):
         run = self._bound(cache, scratch, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
         self._embed(row_ids, run.inputs.arrays["embeds"][0])
-        run.inputs.arrays["positions"][0] = np.arange(start, stop)
+        run.inputs.arrays["positions"][0] = (
+            np.arange(start, stop) if positions is None else positions
+        )
         run.inputs.arrays["write_index"][0] = start
         write_mask(row_ids, start, self._audio_start, run.inputs.arrays["mask"])
         run.run()

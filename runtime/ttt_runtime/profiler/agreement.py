@@ -45,6 +45,7 @@ DEFAULT_OPTIONS = (
     "threshold=0.9",
     "threshold=0.7",
     "frozen_blocks",
+    "delayed_cache",
     "guidance=constant",
     "guidance=off",
     "prior=running",

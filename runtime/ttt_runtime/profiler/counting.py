@@ -30,11 +30,18 @@ class CountingRunner:
         """See `chooser.Runner.survey`."""
         return self._runner.survey
 
-    def forward(self, ids: Sequence[int], start: int, *, scratch: bool = False) -> Floats:
+    def forward(
+        self,
+        ids: Sequence[int],
+        start: int,
+        *,
+        positions: Sequence[int] | None = None,
+        scratch: bool = False,
+    ) -> Floats:
         """See `chooser.Runner.forward`."""
         self.forwards += 1
         self.rows += len(ids)
-        return self._runner.forward(ids, start, scratch=scratch)
+        return self._runner.forward(ids, start, positions=positions, scratch=scratch)
 
     def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
         """See `chooser.Runner.text_best`."""

@@ -1,0 +1,73 @@
+"""The rows of an open span may lie in the cache in any order, as `delayed_cache` leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.graph_spec import DECODER
+from ttt_runtime.grouped_spec import is_grouped
+from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.runners import cuda_runner
+
+TOLERANCE = 1e-4
+PROMPT, SPAN = 9, 12
+
+
+@pytest.fixture(scope="module")
+def grouped(
+    tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Path]
+) -> Callable[[Path], Any]:
+    folder = tmp_path_factory.mktemp("grouped")
+    options = ExportOptions(precision="int4", max_kl=10.0, min_agreement=0.0)
+    return lambda path: export_checkpoint(path, folder / path.name, options=options)
+
+
+def on_cpu(path: Path) -> Any:
+    # Poisoned: a cache row read before it was written is NaN in every result.
+    return OrtRunner.from_bundle(
+        Bundle.open(path), threads=1, capacity=64, bucket_rows=1, poison=True
+    )
+
+
+def on_device(path: Path) -> Any:
+    return cuda_runner(Bundle.open(path), "cpu", threads=1, capacity=64, bucket_rows=1)
+
+
+@pytest.mark.parametrize(
+    ("form", "load"), [("grouped", on_cpu), ("portable", on_cpu), ("portable", on_device)]
+)
+def test_any_order_gives_the_same_rows(
+    form: str, load: Callable[[Path], Any], golden_checkpoints: list[Path], request: Any
+) -> None:
+    path = request.getfixturevalue(form)(golden_checkpoints[0]).path
+    config = Bundle.open(path).config
+    assert is_grouped(config.graphs[DECODER].spec) == (form == "grouped")
+    layout = config.layout
+    runner = load(path)
+    rng = np.random.default_rng(3)
+    prompt = rng.integers(0, 40, PROMPT).tolist()
+    codes = (layout.code_offset + rng.integers(0, layout.num_codes, SPAN)).tolist()
+    codes[5:] = [layout.mask_id] * (SPAN - 5)
+    runner.forward(prompt, 0)
+    straight = np.array(runner.forward(codes, PROMPT))
+    order = rng.permutation(SPAN)
+    shuffled = [codes[i] for i in order]
+    positions = (PROMPT + order).tolist()
+    mixed = np.array(runner.forward(shuffled, PROMPT, positions=positions))
+    np.testing.assert_allclose(mixed, straight[order], rtol=0, atol=TOLERANCE)
+    # The first rows of that order stay in the cache; the others still see them.
+    for kept in (1, 4, SPAN - 1):
+        rest = runner.forward(shuffled[kept:], PROMPT + kept, positions=positions[kept:])
+        np.testing.assert_allclose(np.array(rest), straight[order[kept:]], rtol=0, atol=TOLERANCE)
+    # And their K/V is what it was: a changed code behind them changes rows, an equal one does not.
+    other = [layout.code_offset if i == layout.mask_id else i for i in shuffled[4:]]
+    changed = np.array(runner.forward(other, PROMPT + 4, positions=positions[4:]))
+    assert np.abs(changed - straight[order[4:]]).max() > 100 * TOLERANCE
