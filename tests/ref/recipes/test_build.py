@@ -12,6 +12,7 @@ from ttt_ref.errors import ConfigError
 from ttt_ref.recipes.tiny import voices, world
 from ttt_ref.recipes.tiny.build import RefusedShares, build
 from ttt_ref.recipes.tiny.dialogues import UNHEARD
+from ttt_ref.tokenizer_files import TOKENIZER_FILES
 
 CODEC = Path(__file__).parents[3] / "checkpoints" / "tiny" / "codec"
 EACH = 3
@@ -47,6 +48,13 @@ def test_refusals_are_thinned_apart_for_degraded_copies(
     heard = [json.loads(row)["messages"][2]["content"] for row in rows]
     assert sum(text.endswith(UNHEARD) for text in heard) == refusals
     assert len(heard) - refusals == 3 * EACH
+
+
+def test_of_an_earlier_model_only_its_tokenizer_is_taken(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(data, CODEC, out, 1, 0, words=CODEC.parent)
+    taken = {path.name for path in (out / "tokenizer").iterdir()}
+    assert {"tokenizer.json", "vocab.json"} <= taken <= set(TOKENIZER_FILES)
 
 
 @pytest.mark.parametrize("share", [float("nan"), -0.1, 2.0])

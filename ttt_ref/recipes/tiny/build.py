@@ -9,7 +9,6 @@ renderings, which the model must say, only as recorded.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import typer
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from ttt_ref.checkpoint import write_tokenizer
 from ttt_ref.codec.builtin.checkpoint import load_tokenizer
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.config import GenerationConfig
@@ -129,7 +129,8 @@ def build(
         text = text_tokenizer.build(out / "tokenizer", tokenizer.config.num_codes)
     else:
         text = earlier_words(words, tokenizer.config.num_codes)
-        shutil.copytree(words, out / "tokenizer", dirs_exist_ok=True)
+        (out / "tokenizer").mkdir(parents=True, exist_ok=True)
+        write_tokenizer(out / "tokenizer", words)
     teacher = encode(tokenizer, Corpus(data, is_teacher), 0, seed, workers)
     known = {recording.text for recording in teacher}
     for split in ("train", "valid"):
