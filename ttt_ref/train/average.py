@@ -17,24 +17,33 @@ import typer
 from tqdm import tqdm
 
 from ttt_ref import checkpoint
-from ttt_ref.errors import CheckpointError, exit_on_error
+from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
+from ttt_ref.random_weights import DTYPES
 
 
-def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> None:
+def average(
+    paths: Sequence[Path], out: Path, *, dtype: str | None = None, overwrite: bool = False
+) -> None:
     """Write the mean of checkpoints.
 
-    Means are taken in float32, one tensor at a time, and stored in the first one's dtype. Config
-    and tokenizer are the first one's; what else lies in its folder (a codec) is not copied.
+    Means are taken in float32, one tensor at a time. Config and tokenizer are the first one's; what
+    else lies in its folder (a codec) is not copied.
 
     Args:
         paths: two or more folders in the released format.
         out: folder to make.
+        dtype: a key of :data:`ttt_ref.random_weights.DTYPES` to store the mean in; None takes the
+            first one's.
         overwrite: replace ``out`` if it exists.
 
     Raises:
-        CheckpointError: fewer than two, one that cannot be read, or two of which one is another
-            model (another shape, other token ids or another vocabulary) or has NaN in it.
+        CheckpointError: fewer than two, one that cannot be read, two of which one is another model
+            (another shape, other token ids or another vocabulary), or a mean that is not finite or
+            too large for ``dtype``.
+        ConfigError: an unknown ``dtype``.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"unknown --dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if len(paths) < 2:
         raise CheckpointError(f"{len(paths)} checkpoint to average; give two or more")
     with checkpoint.staged_folder(out, overwrite=overwrite) as staging:
@@ -52,8 +61,9 @@ def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Non
                         "that was trained on have a mean"
                     )
         states = [other.model.state_dict() for other in others]
-        for name, mean in tqdm(first.model.state_dict().items(), desc="averaging", unit="tensor"):
-            total = mean.float()
+        means = first.model.state_dict(keep_vars=True)
+        for name, mean in tqdm(means.items(), desc="averaging", unit="tensor"):
+            total = mean.detach().float()
             for state in states:
                 total = total + state[name].float()
             if not torch.isfinite(total).all():
@@ -61,14 +71,22 @@ def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Non
                     f"the mean of {name} is not finite; one of the checkpoints has NaN or infinity "
                     "there, take an earlier one"
                 )
-            with torch.no_grad():
-                mean.copy_(total / len(paths))
+            stored = (total / len(paths)).to(DTYPES[dtype] if dtype else mean.dtype)
+            if not torch.isfinite(stored).all():
+                raise CheckpointError(
+                    f"the mean of {name} reaches {total.abs().max() / len(paths):.3g}, which "
+                    f"{dtype or mean.dtype} cannot hold; store it as bfloat16 or float32"
+                )
+            mean.data = stored
+        config = checkpoint.read_config(paths[0])
+        if dtype is not None:
+            config["torch_dtype"] = dtype
         checkpoint.save(
             staging,
             first.model,
             first.tokenizer,
             first.layout,
-            extra_config=checkpoint.read_config(paths[0]),
+            extra_config=config,
             overwrite=True,
         )
 
@@ -76,11 +94,14 @@ def average(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Non
 def main(
     out: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
     paths: Annotated[list[Path], typer.Argument(help="checkpoint folders, two or more")],
+    dtype: Annotated[
+        str | None, typer.Option(help=f"store as {', '.join(DTYPES)} [default: as the first]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing folder")] = False,
 ) -> None:
     """Average the weights of checkpoints that were trained on from one another."""
     with exit_on_error():
-        average(paths, out, overwrite=force)
+        average(paths, out, dtype=dtype, overwrite=force)
         print(f"{out}: the mean of {len(paths)} checkpoints")
 
 

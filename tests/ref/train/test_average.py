@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from ttt_ref import checkpoint
-from ttt_ref.errors import CheckpointError
+from ttt_ref.errors import CheckpointError, ConfigError
 from ttt_ref.model import TttModel
 from ttt_ref.train import average
 from ttt_ref.train.average import average as average_checkpoints
@@ -49,6 +49,23 @@ def test_every_weight_is_the_mean_of_three(tied: bool, untied: Path, tmp_path: P
     for name, value in checkpoint.load(source).model.state_dict().items():
         assert torch.allclose(mean[name], value + 0.4, atol=2e-6), name
     assert checkpoint.read_config(tmp_path / "mean")["of"] == 0
+
+
+def test_a_mean_is_rounded_once_to_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
+    paths = [shifted(tmp_path / str(by), TIED, by) for by in (0.0, 0.001)]
+    average_checkpoints(paths, tmp_path / "half", dtype="float16")
+    half = checkpoint.load(tmp_path / "half", dtype=None).model.state_dict()
+    first, second = (checkpoint.load(path).model.state_dict() for path in paths)
+    for name, value in half.items():
+        assert value.dtype == torch.float16
+        assert torch.equal(value, ((first[name] + second[name]) / 2).half()), name
+    assert checkpoint.read_config(tmp_path / "half")["torch_dtype"] == "float16"
+    large = shifted(tmp_path / "large", TIED, 1e6)
+    with pytest.raises(CheckpointError, match="which float16 cannot hold"):
+        average_checkpoints([TIED, large], tmp_path / "out", dtype="float16")
+    with pytest.raises(ConfigError, match="choose one of float32"):
+        average_checkpoints([TIED, TIED], tmp_path / "out", dtype="int4")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_another_model_is_refused_and_nothing_is_lost(untied: Path, tmp_path: Path) -> None:
