@@ -112,6 +112,13 @@ def test_a_report_that_cannot_be_written_is_told_first(
     assert "missing" in refused(evaluate.main, tmp_path / "no bundle", asked, report)
 
 
+def test_an_unknown_approximation_is_told(asked: Path, tmp_path: Path, refused: Refused) -> None:
+    report = tmp_path / "report.json"
+    line = refused(evaluate.main, BUNDLE, asked, report, None, None, ["speedy"])
+    assert "unknown fast option 'speedy'" in line
+    assert not report.exists()
+
+
 def test_words_of_an_earlier_model(asked: Path, tmp_path: Path, refused: Refused) -> None:
     """A missing folder was a bare Exception of the tokenizers library."""
     words, out = tmp_path / "words", tmp_path / "out"

@@ -26,6 +26,8 @@ from ttt_ref.recipes.tiny.augment import add_noise
 from ttt_ref.recipes.tiny.corpus import Corpus
 from ttt_ref.recipes.tiny.listener import Listener, edits, normalise
 from ttt_runtime.assistant import Assistant, AudioPart, Reply
+from ttt_runtime.chooser import Exactness
+from ttt_runtime.fast import parse_fast
 
 NOISE_DB = 10.0
 
@@ -205,6 +207,11 @@ def main(
     limit: Annotated[
         int | None, typer.Option(min=1, help="only every n-th, about this many")
     ] = None,
+    fast: Annotated[
+        list[str] | None,
+        typer.Option(help="allow this approximation (NAME[=VALUE]); repeatable"),
+    ] = None,
+    noisy: Annotated[bool, typer.Option(help="ask at 10 dB too")] = True,
     listen: Annotated[bool, typer.Option(help="let whisper-base hear the spoken answers")] = True,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noise")] = 0,
@@ -213,11 +220,16 @@ def main(
     with exit_on_error():
         report.absolute().parent.stat()  # told now rather than after the whole measurement
         corpus = open_corpus(data, limit)
-        assistant = Assistant.from_bundle(bundle, preset=preset, threads=threads)
+        exactness: Exactness = "fast" if fast else "exact"
+        options = parse_fast(fast or [], exactness)
+        assistant = Assistant.from_bundle(
+            bundle, exactness=exactness, preset=preset, fast=options, threads=threads
+        )
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ttt-edge"
         listener = Listener(cache, threads) if listen else None
         turns = run(assistant, corpus, False, listener, seed)
-        turns += run(assistant, corpus, True, None, seed)
+        if noisy:
+            turns += run(assistant, corpus, True, None, seed)
         rows = summarise(turns)
         report.write_text(
             json.dumps({"rows": rows, "turns": [asdict(t) for t in turns]}, indent=1),
