@@ -9,8 +9,9 @@ The engine repeats three lines: decide (here), run (runner and chooser), account
     done
 
 Rows of the cache below `cached` are final. They always end before the open run of audio ids,
-whose tokens all see each other: the open run is computed again in every forward. With
-`keep_cache` False nothing is ever kept: every forward computes the whole sequence.
+whose tokens all see each other: the open run is computed again in every forward, but for what the
+options `frozen_blocks` and `delayed_cache` keep of it. With `keep_cache` False nothing is ever
+kept: every forward computes the whole sequence.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class Scheduler:
     def _order(self) -> tuple[int, ...]:
         """Positions of a pass behind kept rows: first what this pass computes for the last time.
 
-        None for a pass that keeps nothing of the span: rows see each other in any order only
+        Empty for a pass that keeps nothing of the span: rows see each other in any order only
         where no text id stands among them.
         """
         if not self._options.delayed_cache or not self._keep_cache:
