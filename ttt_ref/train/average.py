@@ -84,7 +84,7 @@ def average(
         checkpoint.save(
             staging,
             first.model,
-            first.tokenizer,
+            paths[0],  # all files of its tokenizer
             first.layout,
             extra_config=config,
             overwrite=True,

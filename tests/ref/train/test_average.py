@@ -51,6 +51,13 @@ def test_every_weight_is_the_mean_of_three(tied: bool, untied: Path, tmp_path: P
     assert checkpoint.read_config(tmp_path / "mean")["of"] == 0
 
 
+def test_all_files_of_the_tokenizer_are_the_firsts(tmp_path: Path) -> None:
+    first = shifted(tmp_path / "first", TIED, 0.1)
+    (first / "tokenizer_config.json").write_text('{"of": "first"}')
+    average_checkpoints([first, TIED], tmp_path / "mean")
+    assert (tmp_path / "mean" / "tokenizer_config.json").read_text() == '{"of": "first"}'
+
+
 def test_a_mean_is_rounded_once_to_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
     paths = [shifted(tmp_path / str(by), TIED, by) for by in (0.0, 0.001)]
     average_checkpoints(paths, tmp_path / "half", dtype="float16")
