@@ -11,7 +11,7 @@ import pytest
 
 from tests.ref.recipes.corpora import write_corpus
 from ttt_ref.errors import EXIT_USER_ERROR
-from ttt_ref.recipes.tiny import build, evaluate, world
+from ttt_ref.recipes.tiny import build, evaluate, synthesize, world
 from ttt_ref.recipes.tiny.corpus import Corpus
 
 ROOT = Path(__file__).parents[3]
@@ -110,6 +110,14 @@ def test_a_report_that_cannot_be_written_is_told_first(
 ) -> None:
     report = tmp_path / "missing" / "report.json"
     assert "missing" in refused(evaluate.main, tmp_path / "no bundle", asked, report)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 10**6])
+def test_a_senseless_number_of_workers_is_told(
+    tmp_path: Path, refused: Refused, workers: int
+) -> None:
+    line = refused(synthesize.main, "teacher", tmp_path / "out", workers, 1)
+    assert f"{workers} worker processes; expected 1 .." in line
 
 
 def test_an_unknown_approximation_is_told(asked: Path, tmp_path: Path, refused: Refused) -> None:

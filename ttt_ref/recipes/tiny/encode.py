@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.recipes.tiny.augment import AugmentConfig, NoisePools, augment
 from ttt_ref.recipes.tiny.corpus import SAMPLE_RATE_HZ, Audio, Corpus
+from ttt_ref.recipes.tiny.workers import worker_pool
 
 Codes = npt.NDArray[np.int16]
 _BATCH_SECONDS = 120.0
@@ -117,7 +117,6 @@ def encode_corpus(
         for batch in batches:
             yield from encoding.encode(batch)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _start_process, (encoding,)) as pool:
+    with worker_pool(workers, _start_process, (encoding,)) as pool:
         for found in pool.imap(_encode, batches):
             yield from found

@@ -8,7 +8,6 @@ stands in the manifest is not spoken again. Every draw is seeded by the utteranc
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from ttt_ref.errors import exit_on_error
 from ttt_ref.recipes.tiny import outside, voices, world
 from ttt_ref.recipes.tiny.phones import ctc_phones
 from ttt_ref.recipes.tiny.voices import Voice
+from ttt_ref.recipes.tiny.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def synthesize(part: str, out: Path, workers: int, limit: int | None = None) -> 
     jobs = [job for job in list(PARTS[part]())[:limit] if job.id not in known]
     with audio_file.open("ab") as audio, manifest.open("a", encoding="utf-8") as index:
         audio.truncate(2 * offset)  # drop a tail that no manifest line speaks of
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        with worker_pool(workers) as pool:
             for job, phones, pcm in tqdm(pool.imap(_render, jobs, 8), total=len(jobs), desc=part):
                 entry = {
                     "id": job.id, "text": job.text, "phones": " ".join(phones),
