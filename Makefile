@@ -16,7 +16,10 @@ $(TALK_ENV)/ready: pyproject.toml
 	$(TALK_ENV)/bin/pip install --quiet --progress-bar off ".[cpu]"
 	touch $@
 
-$(DEV_ENV)/ready: pyproject.toml
+# Kernels that changed are compiled by installing anew.
+KERNELS := hatch_build.py $(wildcard runtime/ttt_runtime/native/*.[ch])
+
+$(DEV_ENV)/ready: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(DEV_ENV)
 	$(DEV_ENV)/bin/pip install --quiet --progress-bar off -e ".[dev]"
 	touch $@

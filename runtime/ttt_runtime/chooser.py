@@ -53,6 +53,10 @@ class Runner(Protocol):
     def survey(self) -> Survey | None:
         """Goes over logits faster than numpy does; None where nothing does."""
 
+    @property
+    def runs_in(self) -> str:
+        """What runs the decoder, in words; where it is not the fastest there is, and why."""
+
     def forward(
         self,
         ids: Sequence[int],

@@ -49,7 +49,12 @@ class OrtRunner(TwoHeads):
         block_decoder: runs the forwards of more than one row, if given.
         survey: goes over the logits that text is drawn from, if given.
         softmax: gives the confidences of a block's long rows, if given.
+
+    Attributes:
+        why_not_native: why our own kernels do not run the bundle, where they were tried.
     """
+
+    why_not_native: str | None = None
 
     def __init__(
         self,
@@ -138,6 +143,11 @@ class OrtRunner(TwoHeads):
             survey=Survey(settings),
             softmax=Softmax(settings),
         )
+
+    @property
+    def runs_in(self) -> str:
+        """See `chooser.Runner.runs_in`."""
+        return "onnxruntime" + ("" if self.why_not_native is None else f" ({self.why_not_native})")
 
     def forward(
         self,

@@ -12,6 +12,8 @@ from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.gpu.runner import BUCKET_ROWS, DeviceRunner
 from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.grouped_spec import is_grouped
+from ttt_runtime.native.graph import NotNativeError
+from ttt_runtime.native.runner import NativeRunner
 from ttt_runtime.ort_runner import DEFAULT_CAPACITY, OrtRunner
 from ttt_runtime.session import GraphSession, SessionSettings, check_device
 
@@ -34,14 +36,54 @@ def load_runner(
         DeviceError: the device is not there, or the bundle was made for another engine.
         BundleError: a graph is missing or is not what its spec says.
     """
-    name = Device.parse(device).name
+    parsed = Device.parse(device)
+    name = parsed.name
     if name == "cpu":
-        return OrtRunner.from_bundle(bundle, device, threads=threads, capacity=capacity)
+        return cpu_runner(bundle, way=parsed.way, threads=threads, capacity=capacity)
     if name == "cuda":
         return cuda_runner(bundle, device, threads=threads, capacity=capacity)
     from ttt_runtime.gpu.engine_runner import engine_runner  # with it comes the engine's backend
 
     return engine_runner(bundle, device, capacity=capacity)
+
+
+def cpu_runner(
+    bundle: Bundle,
+    *,
+    way: str | None = None,
+    threads: int | None = None,
+    capacity: int | None = None,
+) -> OrtRunner | NativeRunner:
+    """Load a bundle on the CPU: on our kernels where they can run it, else in onnxruntime.
+
+    Args:
+        bundle: an opened bundle.
+        way: `native` or `onnxruntime` insists.
+        threads, capacity: see `load_runner`.
+
+    Raises:
+        DeviceError: the kernels were insisted on, and are not there or cannot run this bundle.
+        BundleError: a graph is missing or damaged.
+    """
+    why_not: str | None = None
+    if way != "onnxruntime" and is_grouped(bundle.graph(DECODER).spec):
+        check_device("cpu")  # the codec's graphs, and some of ours, need onnxruntime all the same
+        try:
+            return NativeRunner(
+                bundle, threads=threads, capacity=capacity, default_capacity=DEFAULT_CAPACITY
+            )
+        except NotNativeError as error:
+            why_not = str(error)
+        except DeviceError as error:
+            if way == "native":
+                raise
+            why_not = str(error)
+    if way == "native":
+        why_not = why_not or "graphs in their portable form (floats) are onnxruntime's"
+        raise DeviceError(f"device 'cpu+native': {why_not}; say cpu")
+    runner = OrtRunner.from_bundle(bundle, threads=threads, capacity=capacity)
+    runner.why_not_native = why_not
+    return runner
 
 
 def cuda_runner(

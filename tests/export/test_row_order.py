@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from ttt_export.options import ExportOptions
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.graph_spec import DECODER
 from ttt_runtime.grouped_spec import is_grouped
+from ttt_runtime.native.library import missing
+from ttt_runtime.native.runner import NativeRunner
 from ttt_runtime.ort_runner import OrtRunner
 from ttt_runtime.runners import cuda_runner
 
+needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 TOLERANCE = 1e-4
 PROMPT, SPAN = 9, 12
 
@@ -27,7 +31,12 @@ def grouped(
 ) -> Callable[[Path], Any]:
     folder = tmp_path_factory.mktemp("grouped")
     options = ExportOptions(precision="int4", max_kl=10.0, min_agreement=0.0)
-    return lambda path: export_checkpoint(path, folder / path.name, options=options)
+
+    @lru_cache(maxsize=2)
+    def export(path: Path) -> Any:
+        return export_checkpoint(path, folder / path.name, options=options)
+
+    return export
 
 
 def on_cpu(path: Path) -> Any:
@@ -37,12 +46,22 @@ def on_cpu(path: Path) -> Any:
     )
 
 
+def on_kernels(path: Path) -> Any:
+    return NativeRunner(Bundle.open(path), threads=2, capacity=64, poison=True)
+
+
 def on_device(path: Path) -> Any:
     return cuda_runner(Bundle.open(path), "cpu", threads=1, capacity=64, bucket_rows=1)
 
 
 @pytest.mark.parametrize(
-    ("form", "load"), [("grouped", on_cpu), ("portable", on_cpu), ("portable", on_device)]
+    ("form", "load"),
+    [
+        ("grouped", on_cpu),
+        pytest.param("grouped", on_kernels, marks=needs_kernels),
+        ("portable", on_cpu),
+        ("portable", on_device),
+    ],
 )
 def test_any_order_gives_the_same_rows(
     form: str, load: Callable[[Path], Any], golden_checkpoints: list[Path], request: Any

@@ -51,7 +51,7 @@ def profile(
         str | None, typer.Option(help="CPU threads (default: all CPUs); a list makes a sweep.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda, tensorrt or rtx (cuda:1+graphs, rtx/cpu).")
+        str, typer.Option(help="cpu, cuda, tensorrt or rtx (cpu+onnxruntime, cuda:1+graphs).")
     ] = "cpu",
     exactness: Annotated[str, typer.Option(help="reference, exact or fast.")] = "exact",
     fast: Annotated[
@@ -73,8 +73,8 @@ def profile(
         list[str] | None,
         typer.Option(
             "--b",
-            help="With --compare: what B does otherwise, NAME=VALUE of exactness, fast, threads, "
-            "overlap, steps, block, preset; repeatable.",
+            help="With --compare: what B does otherwise, NAME=VALUE of exactness, fast, device, "
+            "threads, overlap, steps, block, preset; repeatable.",
         ),
     ] = None,
     baseline: Annotated[

@@ -100,6 +100,7 @@ def engine_runner(
         EmbeddingTable.from_bundle(bundle),
         bundle.config.layout,
         rows,
+        runs_in=f"{target.name} engines",
     )
     caches = [cache for _, cache in makers if cache is not None]
     # At the end of the runner or of the process; it also keeps scratch and engines till then.

@@ -59,6 +59,7 @@ class DeviceRunner(TwoHeads):
         layout: which id means what.
         capacity: rows of the cache.
         bucket_rows: a cache of open length is bound in steps of this many rows.
+        runs_in: see `chooser.Runner.runs_in`.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class DeviceRunner(TwoHeads):
         capacity: int,
         *,
         bucket_rows: int = BUCKET_ROWS,
+        runs_in: str = "onnxruntime",
     ) -> None:
         self.capacity = capacity
+        self.runs_in = runs_in
         self._decoder = decoder
         self._memory = memory
         self._embeddings = embeddings

@@ -23,7 +23,9 @@ from ttt_runtime.session import SessionSettings, share_thread_pool
 from ttt_runtime.timing import PHASES
 
 FIGURES: Final = ("ttfa_ms", "tpot_ms", "total_ms", "rtf", "starved_ms")
-_SETTINGS: Final = ("exactness", "fast", "threads", "overlap", "steps", "block", "preset")
+_SETTINGS: Final = (
+    "exactness", "fast", "device", "threads", "overlap", "steps", "block", "preset",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def changed(options: ProfileOptions, items: Sequence[str]) -> ProfileOptions:
             fast.append(text)
         elif name == "exactness":
             values[name] = exactness_named(text)
-        elif name == "preset":
+        elif name in ("preset", "device"):
             values[name] = text
         elif name == "overlap":
             if text not in ("on", "off"):

@@ -26,6 +26,11 @@ class CountingRunner:
         return self._runner.capacity
 
     @property
+    def runs_in(self) -> str:
+        """See `chooser.Runner.runs_in`."""
+        return self._runner.runs_in
+
+    @property
     def survey(self) -> Survey | None:
         """See `chooser.Runner.survey`."""
         return self._runner.survey

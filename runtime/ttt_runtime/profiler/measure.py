@@ -44,6 +44,7 @@ class Profile:
         cold_starts: see `cold_start`; one table a process.
         limits: what the machine can do; None if it was not measured.
         work: what one call of each phase reads and computes.
+        runs_in: see `chooser.Runner.runs_in`.
     """
 
     options: ProfileOptions
@@ -60,6 +61,7 @@ class Profile:
     cold_starts: list[dict[str, float | None]] = field(default_factory=list)
     limits: Limits | None = None
     work: dict[str, Work] = field(default_factory=dict)
+    runs_in: str = ""
 
 
 def measure(options: ProfileOptions, progress: Progress = quiet) -> Profile:
@@ -86,7 +88,7 @@ def measure(options: ProfileOptions, progress: Progress = quiet) -> Profile:
             warm.append(bench.turn())
     settings = SessionSettings("cpu", options.threads)
     peak, machine = peak_bytes(), describe_machine(settings.thread_count)
-    bundle, config = bench.bundle, bench.config
+    bundle, config, runs_in = bench.bundle, bench.config, bench.engine.runner.runs_in
     limits, work = None, {}
     # A GPU's bandwidth and peak are its own; those of the CPU beside it would say nothing.
     if options.limits and Device.parse(options.device).name == "cpu":
@@ -113,4 +115,5 @@ def measure(options: ProfileOptions, progress: Progress = quiet) -> Profile:
         starts,
         limits,
         work,
+        runs_in,
     )

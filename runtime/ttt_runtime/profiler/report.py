@@ -49,6 +49,7 @@ def document(profile: Profile) -> dict[str, Any]:
         "precision": bundle.precision,
         "engine": bundle.engine,
         **describe(options),
+        "runs_in": profile.runs_in,
         "generation": profile.config.to_dict(),
         "repeats": len(turns),
         "cold_start": _medians(profile.cold_starts),
@@ -108,6 +109,7 @@ def markdown(doc: Mapping[str, Any]) -> str:
             f"{machine['cpu']}, {machine['threads']} threads; load average "
             f"{machine['load_average']}; {doc['repeats']} warm turns; workload: {doc['workload']}"
             + ("; model and codec overlap" if doc["overlap"] else ""),
+            f"the decoder runs in {doc['runs_in']}",
         ],
         _phase_table(doc),
         _turn_table(doc),

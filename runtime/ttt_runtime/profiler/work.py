@@ -63,6 +63,7 @@ def count_work(options: ProfileOptions) -> dict[str, Work]:
     shape = options.shape
     short = dataclasses.replace(
         options,
+        device="cpu+onnxruntime",  # whatever runs the bundle, the graphs say what is to be done
         question=None,
         overlap=False,
         shape=TurnShape(shape.question_seconds, 1, min(shape.text_tokens, 2), shape.blocks),

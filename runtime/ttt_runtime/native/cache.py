@@ -1,0 +1,61 @@
+"""The KV cache in the kernels' layout."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttt_ref.config import ModelConfig
+from ttt_runtime.native.library import address, lanes, scored
+
+
+class NativeCache:
+    """Keys and values of all layers for up to `capacity` rows; rules as of `cache.KvCache`.
+
+    Memory is asked for at once but taken from the system page by page as rows are written.
+
+    Args:
+        model: shape of the model.
+        capacity: rows to keep.
+        poison: NaN in all rows not written (tests).
+    """
+
+    def __init__(self, model: ModelConfig, capacity: int, *, poison: bool = False) -> None:
+        self.rows = -(-capacity // scored()) * scored()  # of the buffers
+        self.capacity = capacity
+        self.committed = 0
+        self._poison = poison
+        heads, size = model.num_key_value_heads, model.head_dim
+        grouped = (heads, self.rows // lanes(), size, lanes())
+        layers = range(model.num_hidden_layers)
+        self._keys = [np.zeros(grouped, np.float32) for _ in layers]
+        self._values = [np.zeros((heads, self.rows, size), np.float32) for _ in layers]
+        self._addresses = [_addresses(buffers) for buffers in (self._keys, self._values)]
+        self.keys, self.values = (ctypes.addressof(a) for a in self._addresses)
+        self._spoil(0)
+
+    def commit(self, rows: int) -> None:
+        """Declare the rows below `rows` written."""
+        assert self.committed <= rows <= self.capacity, (self.committed, rows, self.capacity)
+        self.committed = rows
+
+    def truncate(self, rows: int) -> None:
+        """Forget everything from row `rows` on. O(1)."""
+        assert 0 <= rows <= self.committed, f"row {rows} of {self.committed} written ones"
+        self.committed = rows
+        self._spoil(rows)
+
+    def _spoil(self, rows: int) -> None:
+        if self._poison:
+            whole, rest = divmod(rows, lanes())
+            for keys, values in zip(self._keys, self._values, strict=True):
+                keys[:, whole:, :, rest:] = np.nan
+                keys[:, whole + 1 :] = np.nan
+                values[:, rows:] = np.nan
+
+
+def _addresses(buffers: list[NDArray[Any]]) -> Any:
+    return (ctypes.c_void_p * len(buffers))(*(address(buffer) for buffer in buffers))

@@ -1,0 +1,253 @@
+"""Whole bundles on the kernels: what they compute, when they are chosen, and when not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.export.grouped.test_rewrite import OPEN_GATES, answers, with_block_decoder
+from ttt_export.export import export_checkpoint
+from ttt_export.options import ExportOptions
+from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_runtime.bundle import Bundle
+from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.grouped_spec import BLOCK_DECODER
+from ttt_runtime.native import library
+from ttt_runtime.native.graph import NotNativeError
+from ttt_runtime.native.runner import NativeRunner
+from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.runners import cpu_runner, load_runner
+
+needs_kernels = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+PRECISIONS = ("int8", "int4", "two bodies")
+
+
+@pytest.fixture(scope="module")
+def bundles(golden_checkpoints, tmp_path_factory) -> dict[str, Bundle]:
+    folder = tmp_path_factory.mktemp("native")
+    made = {}
+    for precision, body in (("int8", None), ("int4", "int8"), ("fp32", None)):
+        options = ExportOptions(precision=precision, block_body=body, **OPEN_GATES)
+        result = export_checkpoint(golden_checkpoints[0], folder / precision, options=options)
+        made[precision] = Bundle.open(result.path)
+    made["two bodies"] = made["int4"]
+    made["int4"] = with_block_decoder(made["int4"], None)
+    return made
+
+
+def turns(layout, rng):
+    """Yield forwards of a conversation: (ids, first cache row)."""
+    text = rng.integers(0, 40, 70).tolist()
+    heard = (layout.code_offset + rng.integers(0, layout.num_codes, 21)).tolist()
+    masks = [layout.mask_id] * 26
+    start = 0
+    for ids in (text, heard, text[:1], text[3:9] + heard[:5] + text[:2] + heard[3:4], text[:1]):
+        yield ids, start
+        start += len(ids)
+    yield masks, start
+    yield heard[:9] + masks[9:], start  # the open block again, some of it revealed
+    yield heard[:13] + text[:1], start  # and its commit, shorter
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rows_are_those_of_the_graphs(bundles, precision):
+    """Sums are added in another order, so an input of a product may round the other way, which
+    changes its row; all other rows are equal to float32 rounding."""
+    bundle = bundles[precision]
+    layout = bundle.config.layout
+    ours = NativeRunner(bundle, threads=2, capacity=256, poison=True)
+    theirs = OrtRunner.from_bundle(bundle, threads=1, capacity=256)
+    close, worst, size = [], 0.0, 0.0
+    for ids, start in turns(layout, np.random.default_rng(5)):
+        got, want = (np.array(r.forward(ids, start)) for r in (ours, theirs))
+        assert got.shape == want.shape
+        gap = np.abs(got - want).max(axis=1)
+        close += (gap < 2e-5 * np.abs(want).max()).tolist()
+        worst, size = max(worst, float(gap.max())), max(size, float(np.abs(want).max()))
+        for head in ("text_best", "speech_best"):
+            more = {"forbid_end": False} if head == "text_best" else {}
+            one, other = (getattr(r, head)(want.copy(), **more) for r in (ours, theirs))
+            np.testing.assert_allclose(one.logits, other.logits, rtol=0, atol=1e-4 * size)
+            np.testing.assert_allclose(one.sum_exp, other.sum_exp, rtol=1e-3)
+            np.testing.assert_array_equal(one.ids, other.ids)
+    assert np.mean(close) > 0.8
+    assert worst < 0.05 * size
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_number_of_threads_changes_nothing(bundles, precision):
+    bundle = bundles[precision]
+    runners = [NativeRunner(bundle, threads=n, capacity=256) for n in (1, 2, 3, 5)]
+    for ids, start in turns(bundle.config.layout, np.random.default_rng(6)):
+        first, *others = (np.array(r.forward(ids, start)) for r in runners)
+        for other in others:
+            np.testing.assert_array_equal(other, first)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_cached_and_recomputed_ids_are_equal(bundles, precision):
+    """`exact` keeps the cache, `reference` recomputes all: the same ids."""
+    bundle = bundles[precision]
+    exact, whole = (
+        SpeechEngine.from_bundle(bundle, "cpu+native", e, threads=2, capacity=512)
+        for e in ("exact", "reference")
+    )
+    assert answers(exact, exact.layout, 30) == answers(whole, exact.layout, 30)
+
+
+@needs_kernels
+def test_the_scratch_cache_leaves_the_sequence_alone(bundles):
+    bundle = bundles["int8"]
+    runner = NativeRunner(bundle, threads=1, capacity=64)
+    runner.forward([3, 1, 4, 1, 5], 0)
+    want = np.array(runner.forward([9], 5))
+    runner.forward([bundle.config.layout.mask_id] * 12, 0, scratch=True)
+    np.testing.assert_array_equal(np.array(runner.forward([9], 5)), want)
+
+
+@needs_kernels
+def test_the_cpu_means_the_kernels_where_they_can(bundles):
+    assert isinstance(load_runner(bundles["int8"], "cpu", threads=1), NativeRunner)
+    assert isinstance(load_runner(bundles["int8"], "cpu+native", threads=1), NativeRunner)
+    other = load_runner(bundles["int8"], "cpu+onnxruntime", threads=1)
+    assert isinstance(other, OrtRunner)
+    assert other.runs_in == "onnxruntime"
+    runner = load_runner(bundles["fp32"], "cpu", threads=1)
+    assert isinstance(runner, OrtRunner)
+    with pytest.raises(DeviceError, match=r"cpu\+native.*onnxruntime"):
+        load_runner(bundles["fp32"], "cpu+native", threads=1)
+
+
+@needs_kernels
+def test_capacity_is_checked(bundles):
+    assert NativeRunner(bundles["int8"], threads=1, capacity=40).capacity == 40
+    with pytest.raises(ConfigError, match="capacity"):
+        NativeRunner(bundles["int8"], threads=1, capacity=10**6)
+
+
+def test_without_kernels_onnxruntime_runs_and_says_why(bundles, monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(library, "cpu_flags", lambda: frozenset(sum(library.VARIANTS.values(), ())))
+    runner = cpu_runner(bundles["int8"], threads=1)
+    assert isinstance(runner, OrtRunner)
+    assert "C compiler" in runner.runs_in
+    with pytest.raises(DeviceError, match="C compiler"):
+        cpu_runner(bundles["int8"], way="native", threads=1)
+    monkeypatch.setattr(library, "cpu_flags", lambda: frozenset(["sse2"]))
+    assert "this CPU has none of" in cpu_runner(bundles["int8"], threads=1).runs_in
+
+
+@pytest.fixture
+def changed(bundles, tmp_path):
+    """Return a function that changes the decoder's graph (int8) and opens the bundle again."""
+    source = bundles["int8"]
+
+    def change(edit) -> Bundle:
+        for file in source.path.iterdir():
+            (tmp_path / file.name).symlink_to(file)
+        graph = tmp_path / "decoder.onnx"
+        model = onnx.load(str(graph), load_external_data=False)
+        edit(model.graph)
+        graph.unlink()
+        graph.write_bytes(model.SerializeToString())
+        for name in ("decoder.onnx.data", "text_head.onnx.data", "speech_head.onnx.data"):
+            (tmp_path / name).unlink()
+            (tmp_path / name).write_bytes((source.path / name).read_bytes())
+        return Bundle(tmp_path, source.config)
+
+    return change
+
+
+def attribute(node, name):
+    return next(a for a in node.attribute if a.name == name)
+
+
+def causal(graph):
+    node = next(n for n in graph.node if n.op_type == "GroupQueryAttention")
+    attribute(node, "causal").i = 1
+
+
+def precise(graph):
+    node = next(n for n in graph.node if n.op_type == "MatMulNBits")
+    attribute(node, "accuracy_level").i = 1
+
+
+def another_epsilon(graph):
+    node = [n for n in graph.node if n.op_type == "RMSNormalization"][1]
+    attribute(node, "epsilon").f *= 2
+
+
+def rewired(graph):
+    adds = [n for n in graph.node if n.op_type == "Add"]
+    adds[1].input[0] = adds[0].input[0]
+
+
+def one_more(graph):
+    graph.node.append(onnx.helper.make_node("Identity", ["hidden"], ["more"]))
+
+
+def computed_weight(graph):
+    node = next(n for n in graph.node if n.op_type == "MatMulNBits")
+    graph.node.insert(0, onnx.helper.make_node("Identity", [node.input[2]], ["doubled"]))
+    node.input[2] = "doubled"
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "edit", [causal, precise, another_epsilon, rewired, one_more, computed_weight]
+)
+def test_a_graph_that_says_something_else_is_left_to_onnxruntime(changed, edit):
+    bundle = changed(edit)
+    with pytest.raises(NotNativeError):
+        NativeRunner(bundle, threads=1)
+    with pytest.raises(DeviceError, match="native"):
+        cpu_runner(bundle, way="native", threads=1)
+
+
+@needs_kernels
+def test_damage_is_no_reason_to_go_on(changed, bundles):
+    bundle = changed(lambda graph: None)
+    data = bundle.path / "decoder.onnx.data"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(BundleError, match="export the bundle again"):
+        cpu_runner(bundle, threads=1)
+
+
+@needs_kernels
+def test_a_library_of_other_sources_is_refused(bundles, monkeypatch):
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+    library._library.cache_clear()
+    try:
+        assert "other sources" in cpu_runner(bundles["int8"], threads=1).runs_in
+    finally:
+        monkeypatch.undo()
+        library._library.cache_clear()
+
+
+@needs_kernels
+def test_the_second_body_is_its_own(bundles):
+    """Many rows run in int8, a single one in 4 bit, as in onnxruntime."""
+    both = bundles["two bodies"]
+    assert BLOCK_DECODER in both.config.graphs
+    one = NativeRunner(bundles["int4"], threads=1, capacity=64)
+    two = NativeRunner(both, threads=1, capacity=64)
+    ids = [3, 1, 4, 1, 5]
+    assert not np.array_equal(np.array(one.forward(ids, 0)), np.array(two.forward(ids, 0)))
+    np.testing.assert_array_equal(np.array(one.forward([7], 0)), np.array(two.forward([7], 0)))
+
+
+def test_the_config_alone_decides_nothing(bundles):
+    """The form of the decoder is read from its spec, so a bundle cannot be half native."""
+    spec = bundles["fp32"].graph("decoder").spec
+    entry = replace(bundles["int8"].graph("decoder"), spec=spec)
+    graphs = {**bundles["int8"].config.graphs, "decoder": entry}
+    mixed = Bundle(Path(bundles["int8"].path), replace(bundles["int8"].config, graphs=graphs))
+    with pytest.raises((BundleError, DeviceError)):
+        cpu_runner(mixed, way="native", threads=1)
