@@ -2,8 +2,9 @@
 
     python -m benchmarks.overhead BUNDLE [--turns 5] [--threads 2] [--fast NAME=VALUE ...]
 
-The clock runs inside every run of a graph and around every step; what lies between is ours:
-scheduler, masks, embedding rows, choices of ids. Prints a table, then one JSON document.
+The clock runs inside every run of a graph or of the kernels and around every step; what lies
+between is ours: scheduler, masks, embedding rows, choices of ids.
+Prints a table, then one JSON document.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.fast import parse_fast
 from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.native.library import Kernels
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,
@@ -67,22 +70,40 @@ def time_sessions() -> None:
     setattr(GraphSession, "__init__", timed)  # noqa: B010 (a plain assignment is refused by mypy)
 
 
+def time_kernels() -> None:
+    """Let the kernels be timed."""
+
+    def timed(run: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*arguments: Any) -> None:
+            begin = time.perf_counter_ns()
+            run(*arguments)
+            Clock.inside_ns += time.perf_counter_ns() - begin
+
+        return wrapped
+
+    for name in ("forward", "product"):
+        setattr(Kernels, name, timed(getattr(Kernels, name)))
+
+
 def _command(
     bundle: Annotated[Path, typer.Argument(help="A bundle; random weights will do.")],
     turns: Annotated[int, typer.Option(min=1, help="Turns after the first.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     preset: Annotated[str, typer.Option(help="Generation preset.")] = "script",
     fast: Annotated[list[str] | None, typer.Option(help="Options of exactness fast.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cpu+native or cpu+onnxruntime.")] = "cpu",
     shared_pool: Annotated[bool, typer.Option(help="One pool of threads for all graphs.")] = False,
 ) -> None:
     """Measure the share of Python and scheduling, and the speech's real-time factor."""
     if shared_pool:
         share_thread_pool()
     time_sessions()
+    time_kernels()
     exactness = exactness_named("fast" if fast else "exact")
     opened = Bundle.open(bundle)
     engine = ScriptedEngine.from_bundle(
         opened,
+        device,
         exactness=exactness,
         fast=parse_fast(fast or [], exactness),
         threads=threads,
@@ -126,6 +147,7 @@ def _command(
     seconds = shape.spans * (shape.blocks * block.block_length - 1) / DEFAULT_FRAME_RATE_HZ
     result = {
         "bundle": bundle.name,
+        "runs_in": engine.runner.runs_in,
         "preset": preset,
         "fast": fast or [],
         "shared_pool": shared_pool,

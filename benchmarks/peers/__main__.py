@@ -35,7 +35,12 @@ PEERS = {
     "OpenVINO int8": ("openvino", "openvino-int8", prepare.openvino_int8),
     "torch eager bf16": ("torch", None, None),
 }
-OURS = {"ours, one 4-bit body": "ours", "ours, int8 body for blocks": "ours-int8-block"}
+OURS = {
+    "ours, one 4-bit body": "ours",
+    "ours, int8 body for blocks": "ours-int8-block",
+    "ours in onnxruntime, one 4-bit body": "ours-ort",
+    "ours in onnxruntime, int8 body for blocks": "ours-ort-int8-block",
+}
 CASES = [(what, context) for context in (256, 1024) for what in ("text", "block")]
 RUNS = {"text": 8, "block": 3}
 

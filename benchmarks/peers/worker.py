@@ -19,16 +19,16 @@ from benchmarks.peers.work import BLOCK, LONGEST, Engine, serve, token
 class Ours:
     """This project's runner: text rows for a text step, speech rows for a block."""
 
-    def __init__(self, model: Path, threads: int, *, block_body: bool) -> None:
+    def __init__(self, model: Path, threads: int, *, way: str, block_body: bool) -> None:
         from ttt_runtime.bundle import Bundle
         from ttt_runtime.grouped_spec import BLOCK_DECODER
-        from ttt_runtime.ort_runner import OrtRunner
+        from ttt_runtime.runners import cpu_runner
 
         bundle = Bundle.open(model)
         if not block_body:
             graphs = {n: g for n, g in bundle.config.graphs.items() if n != BLOCK_DECODER}
             bundle.config = replace(bundle.config, graphs=graphs)
-        self._runner = OrtRunner.from_bundle(bundle, threads=threads, capacity=LONGEST)
+        self._runner = cpu_runner(bundle, way=way, threads=threads, capacity=LONGEST)
         self._mask = bundle.config.layout.mask_id
         self._tokens = 0
 
@@ -216,8 +216,12 @@ class Torch:
 
 
 ENGINES: dict[str, Callable[[Path, int], Engine]] = {
-    "ours": lambda model, threads: Ours(model, threads, block_body=False),
-    "ours-int8-block": lambda model, threads: Ours(model, threads, block_body=True),
+    "ours": lambda model, threads: Ours(model, threads, way="native", block_body=False),
+    "ours-int8-block": lambda model, threads: Ours(model, threads, way="native", block_body=True),
+    "ours-ort": lambda model, threads: Ours(model, threads, way="onnxruntime", block_body=False),
+    "ours-ort-int8-block": lambda model, threads: Ours(
+        model, threads, way="onnxruntime", block_body=True
+    ),
     "llama": Llama,
     "genai": Genai,
     "openvino": OpenVino,
