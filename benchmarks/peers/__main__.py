@@ -4,7 +4,9 @@
     ttt-export -m CHECKPOINT -p int4 --block-body int8 --max-kl 1e9 --min-agreement 0 BUNDLE
     python -m benchmarks.peers CHECKPOINT BUNDLE --work FOLDER
 
-Medians in ms. The weights are random: this says what the engines take, nothing of what they say.
+Medians in ms over all rounds. A ratio is the median of the rounds' own ratios: a shared machine is
+twice as fast in one minute as in the next, and what is measured within seconds of each other is hit
+alike. The weights are random: this says what the engines take, nothing of what they say.
 A peer that cannot be installed, prepared or run is named with its reason, in one line.
 """
 
@@ -53,7 +55,8 @@ class Worker:
     process: subprocess.Popen[str]
     loaded_mib: float = 0.0
     peak_mib: float = 0.0
-    ms: dict[str, list[float]] = field(default_factory=dict)
+    context: int = 0
+    rounds: dict[str, list[float]] = field(default_factory=dict)  # case -> each round's median, ms
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Let the engine run, ask it, and stop it again."""
@@ -101,12 +104,13 @@ def measure(workers: list[Worker], rounds: int) -> dict[str, str]:
                 if worker.name in failed:
                     continue
                 try:
-                    if worker.ms.get(f"context@{context}") is None:
+                    if worker.context != context:
                         worker.ask(do="context", tokens=context)
-                        worker.ms[f"context@{context}"] = []
+                        worker.context = context
                     for what in ("text", "block"):
-                        answer = worker.ask(do=what, runs=RUNS[what])
-                        worker.ms.setdefault(f"{what}@{context}", []).extend(answer["ms"])
+                        taken = worker.ask(do=what, runs=RUNS[what])["ms"]
+                        medians = worker.rounds.setdefault(f"{what}@{context}", [])
+                        medians.append(statistics.median(taken))
                 except (RuntimeError, OSError) as error:
                     failed[worker.name] = str(error)
     for worker in workers:
@@ -163,9 +167,10 @@ def _command(
             "loaded_mib": round(worker.loaded_mib),
             "resident_mib": round(worker.peak_mib),
             **{
-                f"{what}@{context}": round(statistics.median(worker.ms[f"{what}@{context}"]), 2)
-                for what, context in CASES
+                case: round(statistics.median(medians), 2)
+                for case, medians in worker.rounds.items()
             },
+            "rounds": worker.rounds,
         }
         for worker in workers
         if worker.name not in missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def floors_ms(bundle: Path, threads: int) -> dict[str, float]:
     }
 
 
+def paired(mine: dict[str, Any], other: dict[str, Any], case: str) -> float:
+    """Return the median of the rounds' ratios mine / other."""
+    pairs = zip(mine["rounds"][case], other["rounds"][case], strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 3)
+
+
 def markdown(
     rows: list[dict[str, Any]], missing: dict[str, str], bundle: Path, threads: int
 ) -> Document:
@@ -61,8 +68,7 @@ def markdown(
     lines += ["", "| ours / theirs | " + " | ".join(CASES) + " |", "| --- |" + " ---: |" * 4]
     for mine in ours:
         mine_ratios = {
-            other["engine"]: {case: round(mine[case] / other[case], 3) for case in CASES}
-            for other in peers
+            other["engine"]: {case: paired(mine, other, case) for case in CASES} for other in peers
         }
         mine_ratios["floor"] = {
             case: round(mine[case] / floors[case.split("@")[0]], 2) for case in CASES

@@ -31,6 +31,11 @@ class EmbeddingTable:
         scales = None if entry.scales_file is None else bundle.file(entry.scales_file)
         return cls(bundle.file(entry.file), entry.dtype, entry.rows, entry.columns, scales)
 
+    @property
+    def in_8_bit(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+        """Codes [V, hidden] and scales [V, 1] of an int8 table; None for others."""
+        return None if self._scales is None else (self._table, self._scales)
+
     def gather(self, ids: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         """Write the rows of `ids` [Q] to `out` [Q, hidden]. Ids must lie inside the table."""
         if self._scales is not None:

@@ -7,7 +7,6 @@ would, and where the sum of exponentials, which no text step reads, is left undo
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -91,33 +90,36 @@ def _bind(binding: Any, hidden: Floats, logits: Floats) -> None:
         put(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
-class LogitsHead(ABC):
-    """A head that gives logits and nothing more; the choice is made here.
+class LeanHead:
+    """A head whose graph gives logits only.
 
     Args:
-        width: rows of the head.
+        session: the head.
         first_id: token id of its first row.
         end_row: row of `<|im_end|>`, or None where it is in another head.
         softmax: for the confidences of many long rows, if given.
     """
 
     def __init__(
-        self, width: int, first_id: int, end_row: int | None, softmax: Softmax | None = None
+        self,
+        session: GraphSession,
+        first_id: int,
+        end_row: int | None,
+        softmax: Softmax | None = None,
     ) -> None:
+        self._session = session
         self._first_id = first_id
         self._end_row = end_row
         self._softmax = softmax
-        self._width = width
+        self._width = int(session.spec.output("logits").shape[1])
         # One buffer for all: the logits of a block over the whole vocabulary take 16 MB.
-        self._room = np.zeros((0, width), np.float32)
-        self._row_logits = np.zeros((1, width), np.float32)
-
-    @abstractmethod
-    def compute(self, hidden: Floats, out: Floats) -> None:
-        """Write the logits of hidden rows [N, hidden] to `out` [N, rows].
-
-        A single row always goes to the same place, the others to wherever there is room.
-        """
+        self._room = np.zeros((0, self._width), np.float32)
+        self._binding: Any = session.ort_session.io_binding()
+        # A text step's single row is bound once and for all.
+        self._row = np.zeros((1, int(session.spec.input("hidden").shape[1])), np.float32)
+        self._row_logits = np.zeros((1, self._width), np.float32)
+        self._row_binding: Any = session.ort_session.io_binding()
+        _bind(self._row_binding, self._row, self._row_logits)
 
     def best(self, hidden: Floats, *, forbid_end: bool = False) -> HeadBest:
         """See `Head.best`."""
@@ -140,47 +142,20 @@ class LogitsHead(ABC):
     def logits(self, hidden: Floats, *, forbid_end: bool = False) -> Floats:
         """See `Head.logits`."""
         rows = hidden.shape[0]
-        if rows > len(self._room) and rows > 1:
-            self._room = np.zeros((rows, self._width), np.float32)
-        logits = self._row_logits if rows == 1 else self._room[:rows]
-        self.compute(np.ascontiguousarray(hidden, np.float32), logits)
-        if forbid_end and self._end_row is not None:
-            logits[:, self._end_row] = FORBIDDEN
-        return logits
-
-
-class LeanHead(LogitsHead):
-    """A head whose graph gives logits only; see `LogitsHead`.
-
-    Args:
-        session: the head.
-        first_id, end_row, softmax: see `LogitsHead`.
-    """
-
-    def __init__(
-        self,
-        session: GraphSession,
-        first_id: int,
-        end_row: int | None,
-        softmax: Softmax | None = None,
-    ) -> None:
-        width = int(session.spec.output("logits").shape[1])
-        super().__init__(width, first_id, end_row, softmax)
-        self._session = session
-        self._binding: Any = session.ort_session.io_binding()
-        # A text step's single row is bound once and for all.
-        self._row = np.zeros((1, int(session.spec.input("hidden").shape[1])), np.float32)
-        self._row_binding: Any = session.ort_session.io_binding()
-        _bind(self._row_binding, self._row, self._row_logits)
-
-    def compute(self, hidden: Floats, out: Floats) -> None:
-        """See `LogitsHead.compute`."""
-        if out is self._row_logits:
+        if rows == 1:
+            logits = self._row_logits
             self._row[...] = hidden
             run_bound(self._session, self._row_binding)
         else:
-            _bind(self._binding, hidden, out)
+            if rows > len(self._room):
+                self._room = np.zeros((rows, self._width), np.float32)
+            logits = self._room[:rows]
+            held = np.ascontiguousarray(hidden, np.float32)
+            _bind(self._binding, held, logits)
             run_bound(self._session, self._binding)
+        if forbid_end and self._end_row is not None:
+            logits[:, self._end_row] = FORBIDDEN
+        return logits
 
 
 def head_for(session: GraphSession, layout: TokenLayout, softmax: Softmax | None = None) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,16 +151,11 @@ def changed(bundles, tmp_path):
     source = bundles["int8"]
 
     def change(edit) -> Bundle:
-        for file in source.path.iterdir():
-            (tmp_path / file.name).symlink_to(file)
+        shutil.copytree(source.path, tmp_path, dirs_exist_ok=True)
         graph = tmp_path / "decoder.onnx"
         model = onnx.load(str(graph), load_external_data=False)
         edit(model.graph)
-        graph.unlink()
         graph.write_bytes(model.SerializeToString())
-        for name in ("decoder.onnx.data", "text_head.onnx.data", "speech_head.onnx.data"):
-            (tmp_path / name).unlink()
-            (tmp_path / name).write_bytes((source.path / name).read_bytes())
         return Bundle(tmp_path, source.config)
 
     return change

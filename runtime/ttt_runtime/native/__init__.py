@@ -1,1 +1,1 @@
-"""The decoder on a CPU by kernels of our own: nearer to the machine's limit than a graph's nodes."""
+"""The decoder on a CPU by kernels of our own, nearer to the limit than a graph of nodes."""

@@ -6,10 +6,12 @@
  */
 #define _GNU_SOURCE /* sched_setaffinity and its like */
 #include "attention.h"
+#include "head.h"
+#include "inputs.h"
 #include "pack.h"
+#include "survey.h"
 
 #define API __attribute__((visibility("default")))
-#define ALIGNED 64
 
 /* Mirrored by `library.Layer`. */
 typedef struct {
@@ -23,149 +25,16 @@ typedef struct {
     const ttt_layer *layer;
     const float *norm; /* [hidden] */
     double epsilon;
+    int64_t positions;
+    const float *cos, *sin; /* [positions, head size / 2] */
+    ttt_table table;
 } ttt_model;
-
-/* One forward. Mirrored by `library.Call`. */
-typedef struct {
-    int64_t rows, start, capacity, mask_stride;
-    const float *embeds;    /* [rows, hidden] */
-    const float *cos, *sin; /* [rows, head size / 2] */
-    const uint8_t *mask;    /* [rows, mask_stride] */
-    float *const *keys, *const *values; /* [layers] */
-    float *hidden;          /* [rows, hidden] */
-} ttt_call;
-
-typedef struct {
-    team *team;
-    scratch *scratch; /* of each member */
-    uint8_t *room;
-    int64_t room_bytes;
-} ttt_engine;
-
-/* Hands out pieces of one buffer; without a buffer it only counts. */
-typedef struct {
-    uint8_t *at;
-    int64_t taken;
-} pieces;
-
-static void *take(pieces *from, int64_t bytes)
-{
-    void *piece = from->at == NULL ? NULL : from->at + from->taken;
-    from->taken += (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
-    return piece;
-}
-
-static rounded take_rounded(pieces *from, int64_t rows, int64_t inputs, int64_t blocks)
-{
-    rounded r;
-    r.codes = take(from, rows * inputs);
-    r.scales = take(from, rows * blocks * 4);
-    r.sums = take(from, rows * blocks * 4);
-    return r;
-}
-
-/* The most that any of some matrices asks for. */
-typedef struct {
-    int64_t inputs, blocks, block_bytes;
-} widest;
-
-static void widen(widest *most, const ttt_matrix *w)
-{
-    int64_t blocks = w->inputs / w->block, bytes = w->bits == 4 ? w->block * PANEL : 0;
-    if (w->inputs > most->inputs)
-        most->inputs = w->inputs;
-    if (blocks > most->blocks)
-        most->blocks = blocks;
-    if (bytes > most->block_bytes)
-        most->block_bytes = bytes;
-}
-
-static void take_scratch(ttt_engine *e, pieces *from, const widest *most, int64_t stride,
-                         int64_t row)
-{
-    for (int i = 0; i < e->team->size; i++) {
-        scratch *own = &e->scratch[i];
-        own->sums = take(from, ROW_GROUP * PANEL * sizeof(float));
-        own->codes = take(from, most->block_bytes);
-        own->scores = take(from, SEEN_ROWS * stride * 4);
-        own->row = take(from, row * 4);
-        own->private = take_rounded(from, 1, most->inputs, most->blocks);
-    }
-}
-
-/* Make room; 0 if there is no memory. */
-static int grow(ttt_engine *e, int64_t bytes)
-{
-    if (bytes <= e->room_bytes)
-        return 1;
-    free(e->room);
-    e->room_bytes = (bytes + 4095) / 4096 * 4096;
-    e->room = aligned_alloc(4096, e->room_bytes);
-    if (e->room == NULL)
-        e->room_bytes = 0;
-    return e->room != NULL;
-}
-
-/* ---- one product: the heads ---- */
-
-typedef struct {
-    ttt_engine *engine;
-    const ttt_matrix *matrix;
-    const float *x;
-    float *y;
-    int64_t rows;
-    rounded rounded;
-} product_job;
-
-static void round_part(const ttt_matrix *w, const float *x, int64_t rows, const rounded *to,
-                       int member, int members)
-{
-    int64_t blocks = w->inputs / w->block;
-    for (int64_t r = rows * member / members; r < rows * (member + 1) / members; r++)
-        round_row(w, x + r * w->inputs, to->codes + r * w->inputs, to->scales + r * blocks,
-                  to->sums + r * blocks);
-}
-
-static void product_member(void *argument, int member)
-{
-    product_job *job = argument;
-    team *t = job->engine->team;
-    round_part(job->matrix, job->x, job->rows, &job->rounded, member, t->size);
-    team_wait(t);
-    product_part(job->matrix, &job->rounded, job->rows, STORE, job->y, job->matrix->outputs, member,
-                 t->size, &job->engine->scratch[member]);
-}
-
-static void lay_out_product(product_job *job, pieces *from)
-{
-    const ttt_matrix *w = job->matrix;
-    widest most = {0, 0, 0};
-    widen(&most, w);
-    take_scratch(job->engine, from, &most, 0, 0);
-    job->rounded = take_rounded(from, job->rows, w->inputs, w->inputs / w->block);
-}
-
-/* y [rows, outputs] = x [rows, inputs] @ W (+ bias). 0, or -1 without memory. */
-API int ttt_product(ttt_engine *e, const ttt_matrix *w, const float *x, int64_t rows, float *y)
-{
-    product_job job = {.engine = e, .matrix = w, .x = x, .y = y, .rows = rows};
-    pieces count = {NULL, 0};
-    lay_out_product(&job, &count);
-    if (!grow(e, count.taken))
-        return -1;
-    pieces real = {e->room, 0};
-    lay_out_product(&job, &real);
-    team_run(e->team, product_member, &job);
-    return 0;
-}
-
-/* ---- the decoder ---- */
 
 typedef struct {
     ttt_engine *engine;
     const ttt_model *model;
     const ttt_call *call;
-    float *x;     /* [rows, hidden], the residual stream */
+    inputs in;    /* `x` is the residual stream */
     float *qkv;   /* [rows, (heads + 2 kv heads) x head size] */
     float *mixed; /* [rows, heads x head size] */
     float *gated; /* [rows, intermediate] */
@@ -188,7 +57,10 @@ static void lay_out_forward(forward_job *job, pieces *from)
         row = SEEN_ROWS * m->head_dim;
     /* In steps, so that a context that grows does not ask for new room every time. */
     take_scratch(job->engine, from, &most, (context + 255) / 256 * 256, row);
-    job->x = take(from, rows * m->hidden * 4);
+    job->in.x = take(from, rows * m->hidden * 4);
+    job->in.mask_stride = (context + SCORED - 1) / SCORED * SCORED;
+    job->in.mask = take(from, rows * job->in.mask_stride);
+    job->in.runs = take(from, rows * sizeof(int64_t));
     job->qkv = take(from, rows * heads * m->head_dim * 4);
     job->mixed = take(from, rows * m->heads * m->head_dim * 4);
     job->gated = take(from, rows * m->intermediate * 4);
@@ -240,27 +112,36 @@ static void layer_member(forward_job *job, int64_t index, int member)
     const ttt_layer *l = &m->layer[index];
     team *t = job->engine->team;
     scratch *own = &job->engine->scratch[member];
-    const rounded *a = round_rows(job, &l->qkv, job->x, l->attention_norm, member);
+    int alone = c->rows == 1;
+    const rounded *a = round_rows(job, &l->qkv, job->in.x, l->attention_norm, member);
     product_part(&l->qkv, a, c->rows, STORE, job->qkv, l->qkv.outputs, member, t->size, own);
     team_wait(t);
     const attention at = {
         .heads = m->heads, .kv_heads = m->kv_heads, .head_dim = m->head_dim,
         .capacity = c->capacity, .rows = c->rows, .start = c->start,
-        .mask = c->mask, .mask_stride = c->mask_stride, .cos = c->cos, .sin = c->sin,
+        .mask = job->in.mask, .mask_stride = job->in.mask_stride, .positions = c->positions,
+        .cos = m->cos, .sin = m->sin,
         .qkv = job->qkv, .keys = c->keys[index], .values = c->values[index], .mixed = job->mixed,
+        .next = alone ? &l->out : NULL,
     };
     write_cache_part(&at, member, t->size, own->row);
     team_wait(t);
     attend_part(&at, member, t->size, own);
     team_wait(t);
     a = round_rows(job, &l->out, job->mixed, NULL, member);
-    product_part(&l->out, a, c->rows, ADD, job->x, m->hidden, member, t->size, own);
+    product_part(&l->out, a, c->rows, ADD, job->in.x, m->hidden, member, t->size, own);
+    if (alone)
+        look_ahead(&l->gate_up, member, t->size);
     team_wait(t);
-    a = round_rows(job, &l->gate_up, job->x, l->mlp_norm, member);
+    a = round_rows(job, &l->gate_up, job->in.x, l->mlp_norm, member);
     product_part(&l->gate_up, a, c->rows, GATE, job->gated, m->intermediate, member, t->size, own);
+    if (alone)
+        look_ahead(&l->down, member, t->size);
     team_wait(t);
     a = round_rows(job, &l->down, job->gated, NULL, member);
-    product_part(&l->down, a, c->rows, ADD, job->x, m->hidden, member, t->size, own);
+    product_part(&l->down, a, c->rows, ADD, job->in.x, m->hidden, member, t->size, own);
+    if (alone && index + 1 < m->layers)
+        look_ahead(&l[1].qkv, member, t->size);
     team_wait(t);
 }
 
@@ -269,17 +150,42 @@ static void forward_member(void *argument, int member)
     forward_job *job = argument;
     const ttt_model *m = job->model;
     int members = job->engine->team->size;
+    int64_t rows = job->call->rows;
+    for (int64_t r = rows * member / members; r < rows * (member + 1) / members; r++) {
+        embed(job->call, &m->table, m->hidden, r, job->in.x + r * m->hidden);
+        write_mask(job->call, &job->in, r);
+    }
+    team_wait(job->engine->team);
     for (int64_t i = 0; i < m->layers; i++)
         layer_member(job, i, member);
-    int64_t rows = job->call->rows;
     for (int64_t r = rows * member / members; r < rows * (member + 1) / members; r++)
-        norm_row(job->x + r * m->hidden, m->norm, m->hidden, m->epsilon,
+        norm_row(job->in.x + r * m->hidden, m->norm, m->hidden, m->epsilon,
                  job->call->hidden + r * m->hidden);
 }
 
-/* Run the decoder; keys and values are written in place. 0, or -1 without memory. */
+/* Tell whether every id is in the table and every row has its place and its angles. */
+static int is_inside(const ttt_model *m, const ttt_call *c)
+{
+    if (c->rows < 1 || c->start < 0 || c->start + c->rows > c->capacity)
+        return 0;
+    if (c->positions == NULL && c->start + c->rows > m->positions)
+        return 0;
+    for (int64_t r = 0; r < c->rows; r++) {
+        if (c->ids[r] < 0 || c->ids[r] >= m->table.rows)
+            return 0;
+        if (c->positions != NULL && (c->positions[r] < 0 || c->positions[r] >= m->positions))
+            return 0;
+    }
+    return 1;
+}
+
+/* Run the decoder; keys and values are written in place. 0; -1 without memory; -2 for an id, a row
+ * or a position that does not exist.
+ */
 API int ttt_forward(ttt_engine *e, const ttt_model *model, const ttt_call *call)
 {
+    if (!is_inside(model, call))
+        return -2;
     forward_job job = {.engine = e, .model = model, .call = call};
     pieces count = {NULL, 0};
     lay_out_forward(&job, &count);
@@ -287,15 +193,19 @@ API int ttt_forward(ttt_engine *e, const ttt_model *model, const ttt_call *call)
         return -1;
     pieces real = {e->room, 0};
     lay_out_forward(&job, &real);
-    memcpy(job.x, call->embeds, call->rows * model->hidden * sizeof(float));
+    number_runs(call, job.in.runs);
     team_run(e->team, forward_member, &job);
     return 0;
 }
 
 /* ---- making and unmaking ---- */
 
+API int ttt_choose(ttt_engine *e, const ttt_head *head) { return choose(e, head); }
+API int ttt_look(ttt_engine *e, const ttt_survey *s) { return survey(e, s); }
+API void ttt_sum_up(ttt_engine *e, const ttt_head *head) { sum_up(e, head); }
+
 /* To be raised with every change that `library` must know of: a library may outlive its sources. */
-API int ttt_interface(void) { return 1; }
+API int ttt_interface(void) { return 2; }
 
 API int ttt_lanes(void) { return LANES; }
 API int ttt_scored(void) { return SCORED; }

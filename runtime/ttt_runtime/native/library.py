@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from ctypes import POINTER, Structure, c_double, c_int, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import DeviceError, TttError
 
 FOLDER: Final = Path(__file__).parent
 CPUINFO: Final = Path("/proc/cpuinfo")
-INTERFACE: Final = 1  # of decoder.c, as these structures mirror it
+INTERFACE: Final = 2  # of decoder.c, as these structures mirror it
 
 # Library -> the CPU's flags that it needs, as Linux names them; the fastest first.
 VARIANTS: Final = {
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "fma"),
+    "avxvnni": ("avx2", "fma", "avx_vnni"),
+    "avx2": ("avx2", "fma"),
 }
 
 
@@ -68,6 +69,12 @@ class Layer(Structure):
     )
 
 
+class Table(Structure):
+    """`ttt_table` of inputs.h: the embedding table."""
+
+    _fields_ = (("rows", c_int64), ("codes", c_void_p), ("scales", c_void_p))
+
+
 class Model(Structure):
     """`ttt_model` of decoder.c."""
 
@@ -81,24 +88,57 @@ class Model(Structure):
         ("layer", POINTER(Layer)),
         ("norm", c_void_p),
         ("epsilon", c_double),
+        ("positions", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("table", Table),
     )
 
 
 class Call(Structure):
-    """`ttt_call` of decoder.c: one forward."""
+    """`ttt_call` of inputs.h: one forward."""
 
     _fields_ = (
         ("rows", c_int64),
         ("start", c_int64),
         ("capacity", c_int64),
-        ("mask_stride", c_int64),
+        ("audio_start", c_int64),
+        ("ids", c_void_p),
+        ("positions", c_void_p),
         ("embeds", c_void_p),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("mask", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
         ("hidden", c_void_p),
+    )
+
+
+class Survey(Structure):
+    """`ttt_survey` of survey.h: logits in parts, and what is to be found of them."""
+
+    _fields_ = (
+        ("parts", c_void_p * 2),
+        ("widths", c_int64 * 2),
+        ("count", c_int64),
+        ("per_unit", c_float),
+        ("ids", c_void_p),
+        ("values", c_void_p),
+        ("sum", c_void_p),
+    )
+
+
+class Head(Structure):
+    """`ttt_head` of head.h: one head and some hidden rows."""
+
+    _fields_ = (
+        ("matrix", POINTER(Matrix)),
+        ("rows", c_int64),
+        ("forbidden", c_int64),
+        ("forbidden_logit", c_float),
+        ("x", c_void_p),
+        ("logits", c_void_p),
+        ("columns", c_void_p),
+        ("best", c_void_p),
+        ("sums", c_void_p),
     )
 
 
@@ -122,8 +162,10 @@ def library_file(variant: str) -> Path:
 
 
 def _suited() -> str | None:
+    """Return the fastest variant for this CPU that was compiled; else the fastest for it."""
     flags = cpu_flags()
-    return next((v for v, needs in VARIANTS.items() if flags.issuperset(needs)), None)
+    suited = [v for v, needs in VARIANTS.items() if flags.issuperset(needs)]
+    return next((v for v in suited if library_file(v).is_file()), next(iter(suited), None))
 
 
 def missing() -> str | None:
@@ -166,8 +208,12 @@ def _library() -> Any:
     library.ttt_packed_bytes.restype = c_int64
     library.ttt_pack.argtypes = (c_void_p, POINTER(Matrix), POINTER(Stored), c_void_p)
     library.ttt_pack.restype = None
-    library.ttt_product.argtypes = (c_void_p, POINTER(Matrix), c_void_p, c_int64, c_void_p)
-    library.ttt_product.restype = c_int
+    library.ttt_choose.argtypes = (c_void_p, POINTER(Head))
+    library.ttt_choose.restype = c_int
+    library.ttt_sum_up.argtypes = (c_void_p, POINTER(Head))
+    library.ttt_sum_up.restype = None
+    library.ttt_look.argtypes = (c_void_p, POINTER(Survey))
+    library.ttt_look.restype = c_int
     library.ttt_forward.argtypes = (c_void_p, POINTER(Model), POINTER(Call))
     library.ttt_forward.restype = c_int
     return library
@@ -223,15 +269,25 @@ class Kernels:
         """Write a stored matrix in panels to the address `to`."""
         self._library.ttt_pack(self._handle, matrix, stored, to)
 
-    def product(self, matrix: Matrix, x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Write x [rows, inputs] @ W to out [rows, outputs]; TttError without memory."""
-        _check(self._library.ttt_product(self._handle, matrix, address(x), len(x), address(out)))
+    def choose(self, head: Head) -> None:
+        """Write logits, and each row's best and its column; TttError without memory."""
+        _check(self._library.ttt_choose(self._handle, head))
+
+    def sum_up(self, head: Head) -> None:
+        """Write the sums of exp(logit - best) over the logits that `choose` left."""
+        self._library.ttt_sum_up(self._handle, head)
+
+    def look(self, survey: Survey) -> None:
+        """Go over logits; TttError without memory."""
+        _check(self._library.ttt_look(self._handle, survey))
 
     def forward(self, model: Model, call: Call) -> None:
-        """Run the decoder; TttError without memory."""
+        """Run the decoder; TttError without memory, or for rows that cannot be."""
         _check(self._library.ttt_forward(self._handle, model, call))
 
 
 def _check(status: int) -> None:
+    if status == -1:
+        raise TttError("native kernels: no memory for this work")
     if status != 0:
-        raise TttError("native kernels: no memory for the rows of a forward")
+        raise TttError("native kernels: an id, a row or a position that does not exist")

@@ -21,6 +21,7 @@
 
 #define PANEL (2 * LANES)
 #define ROW_GROUP 64  /* rows whose sums of one panel fit the first cache */
+#define LOOK_AHEAD 8192
 #define AHEAD 8192    /* bytes: what memory delivers while the first of them is on its way */
 
 /* One stored matrix. Mirrored by `library.Matrix`. */
@@ -98,8 +99,8 @@ ALWAYS_INLINE void dots_packed(const uint8_t *w, int64_t steps, const int8_t *a,
             const uint8_t *from = w + half * VECTOR_BYTES;
             _mm_prefetch((const char *)from + AHEAD, _MM_HINT_T0);
             vi both = vi_load(from);
-            sum[half] = dot4(sum[half], low_halves(both), low);
-            odd[half] = dot4(odd[half], high_halves(both), high);
+            sum[half] = dot4_small(sum[half], low_halves(both), low);
+            odd[half] = dot4_small(odd[half], high_halves(both), high);
         }
     }
     for (int half = 0; half < 2; half++)
@@ -133,13 +134,18 @@ typedef struct {
     float *sums;                 /* [rows, PANEL] */
 } block_of;
 
+ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
+{
+    return bits == 4 ? dot4_small(sum, codes, four) : dot4(sum, codes, four);
+}
+
 #define BEGIN_ROW(i)                                                                              \
     vi first##i = vi_set(middle * at->input_sums[i * at->blocks]), second##i = first##i;
 #define ADD_ROW(i)                                                                                \
     {                                                                                             \
         vi four = vi_set(four_bytes(inputs + i * stride));                                        \
-        first##i = dot4(first##i, low, four);                                                     \
-        second##i = dot4(second##i, high, four);                                                  \
+        first##i = dot_of(bits, first##i, low, four);                                             \
+        second##i = dot_of(bits, second##i, high, four);                                          \
     }
 #define END_ROW(i)                                                                                \
     {                                                                                             \
@@ -149,25 +155,32 @@ typedef struct {
         add_scaled(second##i, at->scales + LANES, w->has_zeros != 0, scale, sum, to + LANES);     \
     }
 #define ROWS_OF_BLOCK(R)                                                                          \
-    static void rows_of_block_##R(const block_of *at)                                             \
+    ALWAYS_INLINE void rows_of_bits_##R(const block_of *at, int bits)                             \
     {                                                                                             \
         const ttt_matrix *w = at->matrix;                                                         \
         const uint8_t *codes = at->codes, *end = codes + w->block * PANEL;                        \
         const int8_t *inputs = at->inputs;                                                        \
         int64_t stride = w->inputs;                                                               \
-        int32_t middle = w->has_zeros ? 0 : -(1 << (w->bits - 1));                                \
+        int32_t middle = w->has_zeros ? 0 : -(1 << (bits - 1));                                   \
         EACH_##R(BEGIN_ROW)                                                                       \
         for (; codes < end; codes += 2 * VECTOR_BYTES, inputs += 4) {                             \
             vi low = vi_load(codes), high = vi_load(codes + VECTOR_BYTES);                        \
             EACH_##R(ADD_ROW)                                                                     \
         }                                                                                         \
         EACH_##R(END_ROW)                                                                         \
+    }                                                                                             \
+    static void rows_of_block_##R(const block_of *at)                                             \
+    {                                                                                             \
+        if (at->matrix->bits == 4)                                                                \
+            rows_of_bits_##R(at, 4);                                                              \
+        else                                                                                      \
+            rows_of_bits_##R(at, 8);                                                              \
     }
 
-#if TILE_ROWS > 4
+#if TILE_ROWS == 12
 #define EACH_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12)
 #else
-#define EACH_TILE(M) M(1) M(2) M(3) M(4)
+#define EACH_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6)
 #endif
 EACH_TILE(ROWS_OF_BLOCK)
 
@@ -260,6 +273,22 @@ static void put(const ttt_matrix *w, finish how, int64_t panel, const float *sum
             value = vf_add(value, vf_load_part(out + first, count));
         vf_store_part(out + first, value, count);
     }
+}
+
+/* Where a thread's share of a matrix begins. */
+static const uint8_t *share_of(const ttt_matrix *w, int member, int members)
+{
+    return w->panels + panel_count(w) * member / members * panel_bytes(w);
+}
+
+/* Have the first bytes of a thread's share brought nearer while it does other things: attention,
+ * norms and barriers of a single row leave the memory idle.
+ */
+static void look_ahead(const ttt_matrix *w, int member, int members)
+{
+    const char *share = (const char *)share_of(w, member, members);
+    for (int64_t i = 0; i < LOOK_AHEAD; i += 64)
+        _mm_prefetch(share + i, _MM_HINT_T1);
 }
 
 /* One thread's share of out [rows, width] = (or +=) rounded rows @ W (+ bias).

@@ -2,7 +2,8 @@
  *
  * Everything above this header is written once, in these names: `vf` holds LANES floats, `vi` as
  * many int32 or four times as many bytes. `dot4` is what the products live on: in every lane, four
- * unsigned bytes times four signed ones, added to an int32.
+ * unsigned bytes times four signed ones (-127 .. 127), added to an int32. `dot4_small` is the same
+ * for unsigned bytes below 16, and cheaper on CPUs that have no instruction for dot4.
  */
 #ifndef TTT_SIMD_H
 #define TTT_SIMD_H
@@ -39,6 +40,11 @@ ALWAYS_INLINE vf vf_load_part(const float *p, int count)
 {
     return _mm512_maskz_loadu_ps((vmask)((1u << count) - 1), p);
 }
+ALWAYS_INLINE vf vf_load_bytes(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+ALWAYS_INLINE int vf_any_above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 ALWAYS_INLINE vf vf_set(float a) { return _mm512_set1_ps(a); }
 ALWAYS_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
@@ -76,11 +82,148 @@ ALWAYS_INLINE vi dot4(vi sum, vi bytes, vi signed_bytes)
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(signed_bytes));
     return sum;
 }
+ALWAYS_INLINE vi dot4_small(vi sum, vi codes, vi signed_bytes)
+{
+    return dot4(sum, codes, signed_bytes);
+}
 /* LANES int32 within -128 .. 127 as bytes. */
 ALWAYS_INLINE void vi_store_bytes(int8_t *p, vi a)
 {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+#define LANES 8
+#define TILE_ROWS 6 /* of two panels: 12 of 16 registers hold sums */
+typedef __m256 vf;
+typedef __m256i vi;
+
+ALWAYS_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+ALWAYS_INLINE void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+/* All bits set in the first `count` lanes. */
+ALWAYS_INLINE vi vi_first(int count)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ALWAYS_INLINE void vf_store_part(float *p, vf a, int count)
+{
+    if (count == LANES) /* AMD takes a dozen cycles for a masked store */
+        vf_store(p, a);
+    else
+        _mm256_maskstore_ps(p, vi_first(count), a);
+}
+ALWAYS_INLINE vf vf_load_part(const float *p, int count)
+{
+    return count == LANES ? vf_load(p) : _mm256_maskload_ps(p, vi_first(count));
+}
+ALWAYS_INLINE vf vf_load_bytes(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+ALWAYS_INLINE int vf_any_above(vf a, vf b)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+}
+ALWAYS_INLINE vf vf_set(float a) { return _mm256_set1_ps(a); }
+ALWAYS_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+ALWAYS_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+ALWAYS_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+ALWAYS_INLINE float vf_sum(vf a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+ALWAYS_INLINE float vf_largest(vf a)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+ALWAYS_INLINE vf vf_of_vi(vi a) { return _mm256_cvtepi32_ps(a); }
+ALWAYS_INLINE vi vi_of_vf(vf a) { return _mm256_cvtps_epi32(a); } /* halves to even */
+ALWAYS_INLINE vf vf_round(vf a) { return _mm256_round_ps(a, 8); }
+/* a * 2^n for whole n from -126 on; infinite from 128 on. */
+ALWAYS_INLINE vf vf_scale(vf a, vf n)
+{
+    vf exponent = vf_add(_mm256_min_ps(n, vf_set(128.0f)), vf_set(127.0f));
+    vi power = _mm256_slli_epi32(vi_of_vf(exponent), 23);
+    return vf_mul(a, _mm256_castsi256_ps(power));
+}
+/* Where one of LANES bytes is 0, `other`. */
+ALWAYS_INLINE vf vf_where(const uint8_t *bytes, vf a, vf other)
+{
+    vi b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+    vi none = _mm256_cmpeq_epi32(b, _mm256_setzero_si256());
+    return _mm256_blendv_ps(a, other, _mm256_castsi256_ps(none));
+}
+
+ALWAYS_INLINE vi vi_load(const void *p) { return _mm256_loadu_si256(p); }
+ALWAYS_INLINE void vi_store(void *p, vi a) { _mm256_storeu_si256(p, a); }
+ALWAYS_INLINE vi vi_set(int32_t a) { return _mm256_set1_epi32(a); }
+ALWAYS_INLINE vi vi_zero(void) { return _mm256_setzero_si256(); }
+ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+ALWAYS_INLINE int32_t vi_sum(vi a)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
+}
+ALWAYS_INLINE vi low_halves(vi a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+ALWAYS_INLINE vi high_halves(vi a) { return low_halves(_mm256_srli_epi16(a, 4)); }
+/* LANES int32 within -128 .. 127 as bytes. */
+ALWAYS_INLINE void vi_store_bytes(int8_t *p, vi a)
+{
+    __m128i s = _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(s, s));
+}
+
+#if defined(__AVXVNNI__)
+
+ALWAYS_INLINE vi dot4(vi sum, vi bytes, vi signed_bytes)
+{
+    /* By its name, as above, in the encoding of CPUs that have no AVX-512. */
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(bytes), "x"(signed_bytes));
+    return sum;
+}
+ALWAYS_INLINE vi dot4_small(vi sum, vi codes, vi signed_bytes)
+{
+    return dot4(sum, codes, signed_bytes);
+}
+
+#else
+
+/* vi_add for the sums of a tile, by its name for the same reason as dot4 above. */
+ALWAYS_INLINE vi vi_add_to(vi sum, vi a)
+{
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(a));
+    return sum;
+}
+/* Sums of two products are int16 here, which holds those of codes of up to 7 bits. */
+ALWAYS_INLINE vi dot4_small(vi sum, vi codes, vi signed_bytes)
+{
+    vi pairs = _mm256_maddubs_epi16(codes, signed_bytes);
+    return vi_add_to(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+/* Codes of 8 bits are widened first, the even ones and the odd ones; compilers do so once for all
+ * rows of a tile. */
+ALWAYS_INLINE vi dot4(vi sum, vi bytes, vi signed_bytes)
+{
+    vi even = _mm256_and_si256(bytes, _mm256_set1_epi16(255));
+    vi odd = _mm256_srli_epi16(bytes, 8);
+    vi signed_even = _mm256_srai_epi16(_mm256_slli_epi16(signed_bytes, 8), 8);
+    vi signed_odd = _mm256_srai_epi16(signed_bytes, 8);
+    vi evens = _mm256_madd_epi16(even, signed_even), odds = _mm256_madd_epi16(odd, signed_odd);
+    return vi_add_to(sum, vi_add(evens, odds));
+}
+
+#endif
 
 #else
 #error "no vectors for this CPU"
@@ -88,7 +231,7 @@ ALWAYS_INLINE void vi_store_bytes(int8_t *p, vi a)
 
 #define VECTOR_BYTES (LANES * 4)
 
-/* e^a to about 1 ulp; 0 below -87 (and for minus infinity). */
+/* e^a to about 1 ulp; below -87.3 (and for minus infinity) 1.2e-38, infinite above 88.3 or so. */
 ALWAYS_INLINE vf vf_exp(vf a)
 {
     vf clamped = vf_max(a, vf_set(-87.3f));

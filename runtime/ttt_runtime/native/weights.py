@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import ModelConfig
+from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.native.graph import GroupedGraph, NotNativeError, StoredLayer, StoredMatrix
-from ttt_runtime.native.library import Kernels, Layer, Matrix, Model, Stored, address, lanes
+from ttt_runtime.native.library import Kernels, Layer, Matrix, Model, Stored, Table, address, lanes
 
 _HUGE_PAGE: Final = 2 * 2**20
 _ALIGNED: Final = 64
@@ -50,7 +51,9 @@ class Arena:
     """
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, size + _HUGE_PAGE)
+        # Private: memory that processes could share gets no huge pages by default.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._map = mmap.mmap(-1, size + _HUGE_PAGE, flags=private)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a system without them: slower by that twentieth
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -118,11 +121,25 @@ class _Packer:
 class DecoderWeights:
     """A decoder, packed.
 
+    Args:
+        kernels: what packs it.
+        graph: where it lies.
+        config: shape of the model.
+        positions: rows of rotary angles to keep.
+        embeddings: the model's table; must outlive the weights.
+
     Attributes:
         model: what `Kernels.forward` takes.
     """
 
-    def __init__(self, kernels: Kernels, graph: GroupedGraph, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        graph: GroupedGraph,
+        config: ModelConfig,
+        positions: int,
+        embeddings: EmbeddingTable,
+    ) -> None:
         check_model(config)
         keep: list[Any] = []
         packer = _Packer(kernels, keep)
@@ -148,8 +165,20 @@ class DecoderWeights:
             layers,
             address(packer.kept(graph.norm)),
             config.rms_norm_eps,
+            positions,
+            address(packer.kept(graph.cos[:positions])),
+            address(packer.kept(graph.sin[:positions])),
+            _table(embeddings, config.vocab_size),
         )
-        self._keep = (keep, arena, layers)
+        self._keep = (keep, arena, layers, embeddings)
+
+
+def _table(embeddings: EmbeddingTable, rows: int) -> Table:
+    table = embeddings.in_8_bit
+    if table is None:
+        return Table(rows)
+    codes, scales = table
+    return Table(rows, address(codes), address(scales))
 
 
 class HeadWeights:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ctypes import pointer
+
 import numpy as np
 import pytest
 
 from ttt_runtime.native.graph import NotNativeError, StoredMatrix
-from ttt_runtime.native.library import Kernels, missing
+from ttt_runtime.native.library import Head, Kernels, address, missing
 from ttt_runtime.native.weights import HeadWeights
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -65,10 +67,26 @@ def product(stored, plain, scales, x):
     return result if stored.bias is None else result + stored.bias
 
 
+def multiply(kernels, weights, x, out):
+    """Write x @ W to `out`; the best of each row comes with it."""
+    columns, best = np.zeros(len(x), np.int64), np.zeros(len(x), np.float32)
+    call = Head(
+        matrix=pointer(weights.matrix),
+        rows=len(x),
+        forbidden=-1,
+        x=address(x),
+        logits=address(out),
+        columns=address(columns),
+        best=address(best),
+    )
+    kernels.choose(call)
+    np.testing.assert_array_equal(columns, out.argmax(axis=1))
+    np.testing.assert_array_equal(best, out.max(axis=1))
+
+
 def check(kernels, stored, plain, scales, x):
-    weights = HeadWeights(kernels, stored)
     out = np.full((len(x) + 1, stored.outputs), np.nan, np.float32)
-    kernels.product(weights.matrix, x, out[:-1])
+    multiply(kernels, HeadWeights(kernels, stored), x, out[:-1])
     wanted = product(stored, plain, scales, x)
     assert np.isnan(out[-1]).all()  # nothing is written behind the last row
     size = np.abs(wanted).max()
@@ -126,10 +144,10 @@ def test_a_row_does_not_depend_on_its_neighbours(kernels):
         weights = HeadWeights(kernels, stored)
         x = rng.normal(size=(40, 256)).astype(np.float32)
         together = np.zeros((40, 96), np.float32)
-        kernels.product(weights.matrix, x, together)
+        multiply(kernels, weights, x, together)
         for row in (0, 17, 39):
             alone = np.zeros((1, 96), np.float32)
-            kernels.product(weights.matrix, x[row : row + 1], alone)
+            multiply(kernels, weights, x[row : row + 1], alone)
             np.testing.assert_array_equal(alone[0], together[row])
 
 
