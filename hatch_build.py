@@ -25,6 +25,8 @@ COMMON = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthr
 # Variant (see `ttt_runtime.native.library.VARIANTS`) -> what the compiler is told of the CPU.
 FLAGS = {
     "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
+    "avxvnni": ["-mavx2", "-mfma", "-mavxvnni"],
+    "avx2": ["-mavx2", "-mfma"],
 }
 MACHINES = ("x86_64", "amd64")
 

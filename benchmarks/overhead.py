@@ -24,7 +24,7 @@ from ttt_runtime.bundle import Bundle
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.fast import parse_fast
 from ttt_runtime.graph_spec import GraphSpec
-from ttt_runtime.native.library import Kernels
+from ttt_runtime.native.kernels import Kernels
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,

@@ -24,6 +24,7 @@ from ttt_runtime.ort_runner import OrtRunner
 from ttt_runtime.runners import cpu_runner, load_runner
 
 needs_kernels = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
+COMPILED = [name for name in library.suited() if library.library_file(name).is_file()]
 PRECISIONS = ("int8", "int4", "two bodies")
 
 
@@ -55,13 +56,14 @@ def turns(layout, rng):
 
 
 @needs_kernels
+@pytest.mark.parametrize("variant", COMPILED)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_rows_are_those_of_the_graphs(bundles, precision):
+def test_rows_are_those_of_the_graphs(bundles, precision, variant):
     """Sums are added in another order, so an input of a product may round the other way, which
     changes its row; all other rows are equal to float32 rounding."""
     bundle = bundles[precision]
     layout = bundle.config.layout
-    ours = NativeRunner(bundle, threads=2, capacity=256, poison=True)
+    ours = NativeRunner(bundle, threads=2, capacity=256, poison=True, variant=variant)
     theirs = OrtRunner.from_bundle(bundle, threads=1, capacity=256)
     close, worst, size = [], 0.0, 0.0
     for ids, start in turns(layout, np.random.default_rng(5)):
@@ -219,12 +221,12 @@ def test_damage_is_no_reason_to_go_on(changed, bundles):
 @needs_kernels
 def test_a_library_of_other_sources_is_refused(bundles, monkeypatch):
     monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
-    library._library.cache_clear()
+    library.load.cache_clear()
     try:
         assert "other sources" in cpu_runner(bundles["int8"], threads=1).runs_in
     finally:
         monkeypatch.undo()
-        library._library.cache_clear()
+        library.load.cache_clear()
 
 
 @needs_kernels

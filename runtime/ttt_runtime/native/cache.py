@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import ModelConfig
-from ttt_runtime.native.library import address, lanes, scored
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.structures import address
 
 
 class NativeCache:
@@ -18,18 +19,22 @@ class NativeCache:
     Memory is asked for at once but taken from the system page by page as rows are written.
 
     Args:
+        kernels: who reads and writes it.
         model: shape of the model.
         capacity: rows to keep.
         poison: NaN in all rows not written (tests).
     """
 
-    def __init__(self, model: ModelConfig, capacity: int, *, poison: bool = False) -> None:
-        self.rows = -(-capacity // scored()) * scored()  # of the buffers
+    def __init__(
+        self, kernels: Kernels, model: ModelConfig, capacity: int, *, poison: bool = False
+    ) -> None:
+        self._lanes = kernels.lanes
+        self.rows = -(-capacity // kernels.scored) * kernels.scored  # of the buffers
         self.capacity = capacity
         self.committed = 0
         self._poison = poison
         heads, size = model.num_key_value_heads, model.head_dim
-        grouped = (heads, self.rows // lanes(), size, lanes())
+        grouped = (heads, self.rows // kernels.lanes, size, kernels.lanes)
         layers = range(model.num_hidden_layers)
         self._keys = [np.zeros(grouped, np.float32) for _ in layers]
         self._values = [np.zeros((heads, self.rows, size), np.float32) for _ in layers]
@@ -50,7 +55,7 @@ class NativeCache:
 
     def _spoil(self, rows: int) -> None:
         if self._poison:
-            whole, rest = divmod(rows, lanes())
+            whole, rest = divmod(rows, self._lanes)
             for keys, values in zip(self._keys, self._values, strict=True):
                 keys[:, whole:, :, rest:] = np.nan
                 keys[:, whole + 1 :] = np.nan

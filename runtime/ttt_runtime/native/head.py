@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_runtime.heads import FORBIDDEN
-from ttt_runtime.native.library import Head, Kernels, address
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.structures import Head, address
 from ttt_runtime.native.weights import HeadWeights
 from ttt_runtime.sampler import Floats, HeadBest
 

@@ -19,7 +19,8 @@ from ttt_runtime.grouped_spec import BLOCK_DECODER, is_grouped
 from ttt_runtime.native.cache import NativeCache
 from ttt_runtime.native.graph import GroupedGraph, NotNativeError, read_head
 from ttt_runtime.native.head import NativeHead
-from ttt_runtime.native.library import Call, Kernels, address, variant_name
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.structures import Call, address
 from ttt_runtime.native.survey import NativeSurvey
 from ttt_runtime.native.weights import DecoderWeights, HeadWeights, check_model
 from ttt_runtime.sampler import Floats
@@ -35,6 +36,7 @@ class NativeRunner(TwoHeads):
         threads: CPU threads; None takes all CPUs of this process.
         capacity: rows of the cache; None takes the model's limit, up to `default_capacity`.
         poison: NaN in every cache row not written (tests).
+        variant: kernels of this kind (tests); None takes the fastest.
 
     Raises:
         NotNativeError: the bundle's graphs are not what the kernels compute.
@@ -51,13 +53,14 @@ class NativeRunner(TwoHeads):
         capacity: int | None = None,
         default_capacity: int = 4096,
         poison: bool = False,
+        variant: str | None = None,
     ) -> None:
         config, layout = bundle.config.model, bundle.config.layout
         if not is_grouped(bundle.graph(DECODER).spec):
             raise NotNativeError("the decoder keeps its portable form, which onnxruntime runs")
         settings = SessionSettings(threads=threads)
-        kernels = self._kernels = Kernels(settings.thread_count)
-        check_model(config)
+        kernels = self._kernels = Kernels(settings.thread_count, variant)
+        check_model(kernels, config)
         graphs = _decoders(bundle, config)
         self.capacity = _capacity(len(graphs[0].cos), config, capacity, default_capacity)
         self._embeddings = EmbeddingTable.from_bundle(bundle)
@@ -73,7 +76,7 @@ class NativeRunner(TwoHeads):
         )
         self._config = config
         self._poison = poison
-        self._cache = NativeCache(config, self.capacity, poison=poison)
+        self._cache = NativeCache(kernels, config, self.capacity, poison=poison)
         self._scratch: NativeCache | None = None
         self._call = Call(audio_start=layout.audio_start)
         self._hidden = self._new_rows(1)
@@ -84,7 +87,7 @@ class NativeRunner(TwoHeads):
     @property
     def runs_in(self) -> str:
         """See `chooser.Runner.runs_in`."""
-        return f"native kernels ({variant_name()})"
+        return f"native kernels ({self._kernels.variant})"
 
     def forward(
         self,
@@ -126,7 +129,9 @@ class NativeRunner(TwoHeads):
 
     def _scratch_cache(self) -> NativeCache:
         if self._scratch is None:
-            self._scratch = NativeCache(self._config, self.capacity, poison=self._poison)
+            self._scratch = NativeCache(
+                self._kernels, self._config, self.capacity, poison=self._poison
+            )
         return self._scratch
 
     def _head(self, bundle: Bundle, name: str, first_id: int, end_row: int | None) -> NativeHead:

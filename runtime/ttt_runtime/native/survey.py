@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ttt_runtime.native.library import Kernels, Survey, address
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.structures import Survey, address
 from ttt_runtime.sampler import Floats, Ids
 
 PARTS: Final = 2

@@ -13,22 +13,23 @@ from numpy.typing import NDArray
 from ttt_ref.config import ModelConfig
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.native.graph import GroupedGraph, NotNativeError, StoredLayer, StoredMatrix
-from ttt_runtime.native.library import Kernels, Layer, Matrix, Model, Stored, Table, address, lanes
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.structures import Layer, Matrix, Model, Stored, Table, address
 
 _HUGE_PAGE: Final = 2 * 2**20
 _ALIGNED: Final = 64
 
 
-def check_matrix(matrix: StoredMatrix) -> None:
+def check_matrix(kernels: Kernels, matrix: StoredMatrix) -> None:
     """Refuse a matrix whose blocks the kernels cannot walk in whole vectors."""
-    if matrix.block % lanes() or matrix.inputs % matrix.block:
+    if matrix.block % kernels.lanes or matrix.inputs % matrix.block:
         raise NotNativeError(
             f"a product of {matrix.inputs} inputs in blocks of {matrix.block}; the kernels need "
-            f"multiples of {lanes()}"
+            f"multiples of {kernels.lanes}"
         )
 
 
-def check_model(model: ModelConfig) -> None:
+def check_model(kernels: Kernels, model: ModelConfig) -> None:
     """Refuse a shape that the kernels cannot walk in whole vectors."""
     sizes = {
         "hidden": model.hidden_size,
@@ -36,8 +37,10 @@ def check_model(model: ModelConfig) -> None:
         "head": model.head_dim,
     }
     for name, size in sizes.items():
-        if size % lanes():
-            raise NotNativeError(f"{name} size {size}; the kernels need a multiple of {lanes()}")
+        if size % kernels.lanes:
+            raise NotNativeError(
+                f"{name} size {size}; the kernels need a multiple of {kernels.lanes}"
+            )
 
 
 class Arena:
@@ -77,7 +80,7 @@ class _Packer:
         self._keep = keep
 
     def size(self, stored: StoredMatrix) -> int:
-        check_matrix(stored)
+        check_matrix(self._kernels, stored)
         needed = self._kernels.packed_bytes(self._described(stored))
         return -(-needed // _ALIGNED) * _ALIGNED
 
@@ -140,7 +143,7 @@ class DecoderWeights:
         positions: int,
         embeddings: EmbeddingTable,
     ) -> None:
-        check_model(config)
+        check_model(kernels, config)
         keep: list[Any] = []
         packer = _Packer(kernels, keep)
         stored = list(graph.layers())  # maps the files; nothing is read yet

@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 
 from ttt_runtime.native.graph import NotNativeError, StoredMatrix
-from ttt_runtime.native.library import Head, Kernels, address, missing
+from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.native.library import library_file, missing, suited
+from ttt_runtime.native.structures import Head, address
 from ttt_runtime.native.weights import HeadWeights
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+COMPILED = [name for name in suited() if library_file(name).is_file()]
+
+
+@pytest.fixture(
+    scope="module", params=[(name, threads) for name in COMPILED for threads in (1, 3)], ids=str
+)
 def kernels(request):
-    return Kernels(request.param)
+    variant, threads = request.param
+    return Kernels(threads, variant)
 
 
 def pairs(values):
@@ -153,7 +161,7 @@ def test_a_row_does_not_depend_on_its_neighbours(kernels):
 
 def test_what_vectors_cannot_walk_is_refused(kernels):
     rng = np.random.default_rng(3)
-    for inputs, block in ((24, 24), (40, 8)):
+    for inputs, block in ((20, 20), (24, 12)):
         stored, _, _ = draw_matrix(rng, inputs, 32, 8, block)
         with pytest.raises(NotNativeError, match="multiples of"):
             HeadWeights(kernels, stored)

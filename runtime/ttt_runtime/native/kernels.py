@@ -1,0 +1,67 @@
+"""The kernels as Python calls them."""
+
+from __future__ import annotations
+
+import weakref
+
+from ttt_ref.errors import DeviceError, TttError
+from ttt_runtime.native.library import best_variant, load
+from ttt_runtime.native.structures import Call, Head, Matrix, Model, Stored, Survey
+
+
+class Kernels:
+    """The kernels with a team of threads. One caller at a time.
+
+    Args:
+        threads: size of the team; the calling thread is one of it.
+        variant: a key of `library.VARIANTS`; None takes the fastest.
+
+    Attributes:
+        lanes: floats of a vector; sizes that are walked must be multiples of it.
+        scored: rows of the cache that are scored at once; its buffers are filled up to it.
+
+    Raises:
+        DeviceError: there are no kernels for this machine, or no threads to be had.
+    """
+
+    def __init__(self, threads: int, variant: str | None = None) -> None:
+        self.variant = variant or best_variant()
+        self._library = load(self.variant)
+        self._handle = self._library.ttt_new(threads)
+        if not self._handle:
+            raise DeviceError(f"the system refused {threads} threads")
+        self._free = weakref.finalize(self, self._library.ttt_free, self._handle)
+        self.threads = threads
+        self.lanes = int(self._library.ttt_lanes())
+        self.scored = int(self._library.ttt_scored())
+
+    def packed_bytes(self, matrix: Matrix) -> int:
+        """Return the bytes that a matrix takes in panels."""
+        return int(self._library.ttt_packed_bytes(matrix))
+
+    def pack(self, matrix: Matrix, stored: Stored, to: int) -> None:
+        """Write a stored matrix in panels to the address `to`."""
+        self._library.ttt_pack(self._handle, matrix, stored, to)
+
+    def choose(self, head: Head) -> None:
+        """Write logits, and each row's best and its column; TttError without memory."""
+        _check(self._library.ttt_choose(self._handle, head))
+
+    def sum_up(self, head: Head) -> None:
+        """Write the sums of exp(logit - best) over the logits that `choose` left."""
+        self._library.ttt_sum_up(self._handle, head)
+
+    def look(self, survey: Survey) -> None:
+        """Go over logits; TttError without memory."""
+        _check(self._library.ttt_look(self._handle, survey))
+
+    def forward(self, model: Model, call: Call) -> None:
+        """Run the decoder; TttError without memory, or for rows that cannot be."""
+        _check(self._library.ttt_forward(self._handle, model, call))
+
+
+def _check(status: int) -> None:
+    if status == -1:
+        raise TttError("native kernels: no memory for this work")
+    if status != 0:
+        raise TttError("native kernels: an id, a row or a position that does not exist")
