@@ -132,6 +132,10 @@ typedef struct {
     const int32_t *input_sums;   /* likewise */
     int64_t blocks;
     float *sums;                 /* [rows, PANEL] */
+    /* The next panel comes nearer in even steps while all tiles of this one are worked on; without
+     * that the first tile waits for the memory and the others leave it idle. */
+    const char *ahead;
+    int64_t ahead_step;
 } block_of;
 
 ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
@@ -162,8 +166,11 @@ ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
         const int8_t *inputs = at->inputs;                                                        \
         int64_t stride = w->inputs;                                                               \
         int32_t middle = w->has_zeros ? 0 : -(1 << (bits - 1));                                   \
+        const char *ahead = at->ahead;                                                            \
         EACH_##R(BEGIN_ROW)                                                                       \
         for (; codes < end; codes += 2 * VECTOR_BYTES, inputs += 4) {                             \
+            _mm_prefetch(ahead, _MM_HINT_T1);                                                     \
+            ahead += at->ahead_step;                                                              \
             vi low = vi_load(codes), high = vi_load(codes + VECTOR_BYTES);                        \
             EACH_##R(ADD_ROW)                                                                     \
         }                                                                                         \
@@ -194,7 +201,6 @@ static void unpack(const uint8_t *from, int64_t bytes, uint8_t *to)
 {
     for (int64_t i = 0; i < bytes; i += 2 * VECTOR_BYTES, to += 4 * VECTOR_BYTES) {
         for (int half = 0; half < 2; half++) {
-            _mm_prefetch((const char *)from + i + half * VECTOR_BYTES + AHEAD, _MM_HINT_T0);
             vi both = vi_load(from + i + half * VECTOR_BYTES);
             vi_store(to + half * VECTOR_BYTES, low_halves(both));
             vi_store(to + (2 + half) * VECTOR_BYTES, high_halves(both));
@@ -208,6 +214,7 @@ static void sums_of_panel(const ttt_matrix *w, const uint8_t *panel, const round
 {
     int64_t bytes = block_bytes(w), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     block_of at = {.matrix = w, .blocks = w->inputs / w->block};
+    at.ahead_step = 2 * VECTOR_BYTES * w->bits / 8 / tiles;
     memset(own->sums, 0, rows * PANEL * sizeof(float));
     for (int64_t b = 0; b < at.blocks; b++, panel += block_stride(w)) {
         at.codes = panel;
@@ -222,6 +229,7 @@ static void sums_of_panel(const ttt_matrix *w, const uint8_t *panel, const round
             at.input_scales = a->scales + (row + done) * at.blocks + b;
             at.input_sums = a->sums + (row + done) * at.blocks + b;
             at.sums = own->sums + done * PANEL;
+            at.ahead = (const char *)panel + panel_bytes(w) + t * (bytes / tiles);
             rows_of_block[count - 1](&at);
             done += count;
         }
