@@ -24,7 +24,7 @@ Bundle = Annotated[
 ]
 Preset = Annotated[str | None, typer.Option(help="Generation preset; default: the bundle's first.")]
 Device = Annotated[
-    str, typer.Option(help="cpu, cuda, tensorrt or rtx (cuda:1+graphs, rtx/cpu). Never falls back.")
+    str, typer.Option(help="cpu, cuda, tensorrt or rtx (cpu+onnxruntime, cuda:1+graphs, rtx/cpu).")
 ]
 Exactness = Annotated[str, typer.Option(help="reference, exact or fast.")]
 Fast = Annotated[

@@ -15,6 +15,8 @@ from ttt_runtime.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.audio import Recording, read_question, require_output_device
 from ttt_runtime.chooser import exactness_named
 from ttt_runtime.fast import parse_fast
+from ttt_runtime.native.library import suited
+from ttt_runtime.ort_runner import OrtRunner
 from ttt_runtime.timing import PHASES
 from ttt_runtime.wav_writer import StreamingWavWriter
 
@@ -39,7 +41,7 @@ class Options:
     def load(self) -> Assistant:
         """Load the assistant."""
         exactness = exactness_named(self.exactness)
-        return Assistant.from_bundle(
+        assistant = Assistant.from_bundle(
             shipped_or(self.bundle),
             self.device,
             exactness,
@@ -48,6 +50,11 @@ class Options:
             threads=self.threads,
             overlap=self.overlap,
         )
+        runner = assistant.engine.runner
+        if isinstance(runner, OrtRunner) and runner.why_not_native and suited():
+            # A slower way than this machine has is never taken without a word.
+            print(f"note: the decoder runs in {runner.runs_in}", file=sys.stderr)
+        return assistant
 
 
 def shipped_or(bundle: Path | None) -> Path:

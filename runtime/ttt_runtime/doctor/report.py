@@ -24,6 +24,7 @@ from ttt_runtime.doctor.machine import (
     read_memory,
 )
 from ttt_runtime.doctor.needs import Need, bundle_needs, cannot_run, gib
+from ttt_runtime.native.library import best_variant, missing
 
 PACKAGES: Final = (
     "ttt-edge",
@@ -50,6 +51,7 @@ class Report:
     jetson: str | None
     gpus: GpuReport
     engines: list[EngineStatus]
+    kernels: str
     audio: AudioDevices
     bundle: str | None
     needs: list[Need]
@@ -89,10 +91,17 @@ def collect(bundle_path: Path | None = None) -> Report:
         jetson=read_jetson(),
         gpus=gpus,
         engines=engines,
+        kernels=describe_kernels(),
         audio=list_audio_devices(),
         bundle=None if bundle is None else bundle.config.name,
         needs=needs,
     )
+
+
+def describe_kernels() -> str:
+    """Return which of our CPU kernels run 4- and 8-bit bundles here, or why onnxruntime does."""
+    reason = missing()
+    return best_variant() if reason is None else f"none, onnxruntime runs all bundles: {reason}"
 
 
 def installed_packages() -> dict[str, str]:
@@ -136,6 +145,7 @@ def _machine_table(report: Report) -> Table:
         table.add_row("board", report.jetson)
     features = ", ".join(report.cpu.features) or "none of those our kernels use"
     table.add_row("cpu", f"{report.cpu.name}, {report.cpu.threads} threads; {features}")
+    table.add_row("kernels", report.kernels)
     memory = report.memory
     if memory is not None:
         text = f"{gib(memory.available_bytes)} available of {gib(memory.total_bytes)}"

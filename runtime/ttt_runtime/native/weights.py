@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import ModelConfig
+from ttt_ref.errors import TttError
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.native.graph import GroupedGraph, NotNativeError, StoredLayer, StoredMatrix
 from ttt_runtime.native.kernels import Kernels
@@ -56,7 +57,13 @@ class Arena:
     def __init__(self, size: int) -> None:
         # Private: memory that processes could share gets no huge pages by default.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._map = mmap.mmap(-1, size + _HUGE_PAGE, flags=private)
+        try:
+            self._map = mmap.mmap(-1, size + _HUGE_PAGE, flags=private)
+        except OSError as error:
+            raise TttError(
+                f"{size / 2**20:.0f} MiB for a bundle's weights were refused ({error.strerror}); "
+                "free memory, or choose a smaller precision"
+            ) from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a system without them: slower by that twentieth
                 self._map.madvise(mmap.MADV_HUGEPAGE)
