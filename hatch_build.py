@@ -20,7 +20,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("runtime/ttt_runtime/native")
+SOURCES = Path("runtime/ttt_runtime/native")
+COMPILED = SOURCES / "compiled"
 COMMON = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread"]
 # Variant (see `ttt_runtime.native.library.VARIANTS`) -> what the compiler is told of the CPU.
 FLAGS = {
@@ -42,8 +43,10 @@ class KernelHook(BuildHookInterface[Any]):
         if wish not in ("auto", "require", "skip"):
             raise SystemExit(f"TTT_KERNELS is {wish!r}; expected auto, require or skip")
         problem = "TTT_KERNELS=skip" if wish == "skip" else self._compile_all()
+        if problem is not None:
+            self.clean([])  # what an earlier build left is of other sources
         if problem is None:
-            build_data["artifacts"].append(f"{FOLDER}/_decoder_*.so")
+            build_data["artifacts"].append(f"{COMPILED}/*.so")
             build_data["pure_python"] = False
             tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["tag"] = f"py3-none-{tag}"
@@ -54,12 +57,11 @@ class KernelHook(BuildHookInterface[Any]):
 
     def clean(self, versions: list[str]) -> None:
         """Remove what was compiled."""
-        for file in (Path(self.root) / FOLDER).glob("_decoder_*.so"):
+        for file in (Path(self.root) / COMPILED).glob("*.so"):
             file.unlink()
 
     def _compile_all(self) -> str | None:
         """Return why there are no kernels; None if there are."""
-        self.clean([])
         if platform.machine().lower() not in MACHINES or not sys.platform.startswith("linux"):
             return f"there are none for {platform.machine()} on {sys.platform}"
         compiler = _compiler()
@@ -69,16 +71,18 @@ class KernelHook(BuildHookInterface[Any]):
         return None if None in problems else problems[0]
 
     def _compile(self, compiler: list[str], name: str, flags: list[str]) -> str | None:
-        folder = Path(self.root) / FOLDER
-        target = folder / f"_decoder_{name}.so"
+        source = Path(self.root) / SOURCES / "decoder.c"
+        target = Path(self.root) / COMPILED / f"decoder_{name}.so"
+        target.parent.mkdir(exist_ok=True)
         part = target.with_suffix(".part")
-        command = [*compiler, *COMMON, *flags, str(folder / "decoder.c"), "-lm", "-o", str(part)]
+        command = [*compiler, *COMMON, *flags, str(source), "-lm", "-o", str(part)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
             return f"{shlex.join(compiler)} cannot be run: {error.strerror}"
         if done.returncode != 0:
             part.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
             lines = done.stderr.strip().splitlines()
             return f"{shlex.join(compiler)} for {name}: {lines[0] if lines else 'failed'}"
         os.replace(part, target)  # a library that another process has loaded stays whole

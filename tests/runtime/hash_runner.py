@@ -24,6 +24,7 @@ class HashRunner:
     def __init__(self, layout: TokenLayout, capacity: int = 2048) -> None:
         self.layout = layout
         self.capacity = capacity
+        self.runs_in = "nothing"
         self.keys: list[int] = []  # a row's checksum stands for its K/V
         self.seen: list[int] = [0]  # seen[p] = checksum of the keys of all rows below p
         self.forwards = 0

@@ -102,6 +102,7 @@ class ToyRunner:
     def __init__(self, model: ToyModel, capacity: int = 512) -> None:
         self.model = model
         self.capacity = capacity
+        self.runs_in = "numpy"
         shape = (2, LAYERS, 2, capacity, HEADS, HEAD_DIM)  # main/scratch, layer, k/v
         self.cache = np.full(shape, np.nan)
         self.calls: list[tuple[int, int, bool]] = []  # start, rows, scratch

@@ -16,7 +16,8 @@ from typing import Any, Final
 from ttt_ref.errors import DeviceError
 from ttt_runtime.native.structures import Call, Head, Matrix, Model, Stored, Survey
 
-FOLDER: Final = Path(__file__).parent
+# Not beside the modules: Python would take the libraries for extension modules.
+FOLDER: Final = Path(__file__).parent / "compiled"
 CPUINFO: Final = Path("/proc/cpuinfo")
 INTERFACE: Final = 2  # of decoder.c, as `structures` mirrors it
 
@@ -44,7 +45,7 @@ def cpu_flags() -> frozenset[str]:
 
 def library_file(variant: str) -> Path:
     """Return where the library of a variant lies once it is built."""
-    return FOLDER / f"_decoder_{variant}.so"
+    return FOLDER / f"decoder_{variant}.so"
 
 
 def suited() -> list[str]:

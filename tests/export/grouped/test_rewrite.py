@@ -84,7 +84,7 @@ def test_confidences_by_the_graph_leave_the_ids_as_they_are(bundles, monkeypatch
     """These bundles are small, so that the graph would not be asked."""
     path = bundles["int8"].path
     layout = Bundle.open(path).config.layout
-    engine = SpeechEngine.from_bundle(path, threads=1, capacity=512)
+    engine = SpeechEngine.from_bundle(path, "cpu+onnxruntime", threads=1, capacity=512)
     by_numpy = answers(engine, layout, 14)
     asked = []
     in_place = Softmax.in_place
