@@ -15,7 +15,7 @@ from ttt_runtime.grouped_spec import is_grouped
 from ttt_runtime.native.graph import NotNativeError
 from ttt_runtime.native.runner import NativeRunner
 from ttt_runtime.ort_runner import DEFAULT_CAPACITY, OrtRunner
-from ttt_runtime.session import GraphSession, SessionSettings, check_device
+from ttt_runtime.session import GraphSession, SessionSettings, check_device, keep_own_pools
 
 # Engines of bundles whose graphs onnxruntime runs with a cache of open length.
 OPEN_CACHE: Final = ("cpu", "cuda")
@@ -69,9 +69,11 @@ def cpu_runner(
     if way != "onnxruntime" and is_grouped(bundle.graph(DECODER).spec):
         check_device("cpu")  # the codec's graphs, and some of ours, need onnxruntime all the same
         try:
-            return NativeRunner(
+            native = NativeRunner(
                 bundle, threads=threads, capacity=capacity, default_capacity=DEFAULT_CAPACITY
             )
+            keep_own_pools()  # the codec's graphs, loaded next
+            return native
         except NotNativeError as error:
             why_not = str(error)
         except DeviceError as error:

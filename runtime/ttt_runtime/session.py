@@ -97,8 +97,8 @@ class _SharedPool:
         self._wanted = False
         self._threads = 0
 
-    def want(self) -> None:
-        self._wanted = True
+    def want(self, wanted: bool) -> None:
+        self._wanted = wanted
 
     def serves(self, ort: Any, threads: int) -> bool:
         """Tell whether a session of so many threads is to use the shared pool."""
@@ -118,7 +118,17 @@ _SHARED_POOL = _SharedPool()
 
 def share_thread_pool() -> None:
     """Let all sessions of this process share one thread pool. For command lines, at their start."""
-    _SHARED_POOL.want()
+    _SHARED_POOL.want(True)
+
+
+def keep_own_pools() -> None:
+    """Let sessions have a pool each after all, if no shared one was made yet.
+
+    A shared pool's threads go on spinning for milliseconds after a run, and onnxruntime lets nobody
+    forbid it. That is good for the next graph and bad for threads that are not onnxruntime's: the
+    shipped model's turn takes twice as long when our kernels compete with them.
+    """
+    _SHARED_POOL.want(False)
 
 
 def import_onnxruntime() -> Any:
