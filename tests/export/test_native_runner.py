@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from tests.export.grouped.test_rewrite import OPEN_GATES, answers, with_block_decoder
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
-from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_ref.errors import BundleError, ConfigError, DeviceError, TttError
 from ttt_runtime.bundle import Bundle
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.engine import SpeechEngine
@@ -273,6 +276,47 @@ def test_the_second_body_is_its_own(bundles):
     ids = [3, 1, 4, 1, 5]
     assert not np.array_equal(np.array(one.forward(ids, 0)), np.array(two.forward(ids, 0)))
     np.testing.assert_array_equal(np.array(one.forward([7], 0)), np.array(two.forward([7], 0)))
+
+
+@needs_kernels
+def test_a_forked_process_is_told_to_load_its_own(bundles):
+    runner = NativeRunner(bundles["int8"], threads=2, capacity=64)
+    runner.forward([3, 1], 0)
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run here
+        status = 1
+        try:
+            runner.forward([4], 2)
+        except TttError as error:
+            status = 0 if "forked" in str(error) else 2
+        del runner
+        gc.collect()
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert runner.forward([4], 2).shape[0] == 1
+
+
+@needs_kernels
+def test_threads_that_share_an_engine_wait_for_each_other(bundles):
+    kernels = NativeRunner(bundles["int8"], threads=2, capacity=64)
+    hidden = np.array(kernels.forward(list(range(20)), 0))
+    want = kernels.speech_best(hidden).ids
+
+    def ask() -> bool:
+        head = kernels._speech_head
+        return all(np.array_equal(head.best(hidden).ids, want) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: ask(), range(4)))
+
+
+@needs_kernels
+def test_ids_and_positions_are_checked_before_anything_is_read(bundles):
+    bundle = bundles["int8"]
+    runner = NativeRunner(bundle, threads=1, capacity=32)
+    for ids, positions in (([-1], None), ([bundle.config.model.vocab_size], None), ([3], [32])):
+        with pytest.raises(TttError, match="does not exist"):
+            runner.forward(ids, 0, positions=positions)
 
 
 def test_the_config_alone_decides_nothing(bundles):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
+from typing import Any
 
 from ttt_ref.errors import DeviceError, TttError
 from ttt_runtime.native.library import best_variant, load
@@ -10,7 +13,7 @@ from ttt_runtime.native.structures import Call, Head, Matrix, Model, Stored, Sur
 
 
 class Kernels:
-    """The kernels with a team of threads. One caller at a time.
+    """The kernels with a team of threads; callers wait for each other.
 
     Args:
         threads: size of the team; the calling thread is one of it.
@@ -30,7 +33,10 @@ class Kernels:
         self._handle = self._library.ttt_new(threads)
         if not self._handle:
             raise DeviceError(f"the system refused {threads} threads")
-        self._free = weakref.finalize(self, self._library.ttt_free, self._handle)
+        self._lock = threading.Lock()  # two callers at a time would share one team and its room
+        self._process = os.getpid()
+        finalizer = weakref.finalize(self, _free, self._library, self._handle, self._process)
+        finalizer.atexit = False  # a thread may still be at work; the system takes all back
         self.threads = threads
         self.lanes = int(self._library.ttt_lanes())
         self.scored = int(self._library.ttt_scored())
@@ -41,27 +47,38 @@ class Kernels:
 
     def pack(self, matrix: Matrix, stored: Stored, to: int) -> None:
         """Write a stored matrix in panels to the address `to`."""
-        self._library.ttt_pack(self._handle, matrix, stored, to)
+        self._run(self._library.ttt_pack, matrix, stored, to)
 
     def choose(self, head: Head) -> None:
         """Write logits, and each row's best and its column; TttError without memory."""
-        _check(self._library.ttt_choose(self._handle, head))
+        self._run(self._library.ttt_choose, head)
 
     def sum_up(self, head: Head) -> None:
         """Write the sums of exp(logit - best) over the logits that `choose` left."""
-        self._library.ttt_sum_up(self._handle, head)
+        self._run(self._library.ttt_sum_up, head)
 
     def look(self, survey: Survey) -> None:
         """Go over logits; TttError without memory."""
-        _check(self._library.ttt_look(self._handle, survey))
+        self._run(self._library.ttt_look, survey)
 
     def forward(self, model: Model, call: Call) -> None:
         """Run the decoder; TttError without memory, or for rows that cannot be."""
-        _check(self._library.ttt_forward(self._handle, model, call))
+        self._run(self._library.ttt_forward, model, call)
+
+    def _run(self, job: Any, *arguments: Any) -> None:
+        if os.getpid() != self._process:  # a forked process has the memory, not the threads
+            raise TttError(
+                "this engine was loaded before the process forked; load one in the new process "
+                "(multiprocessing: start method spawn)"
+            )
+        with self._lock:
+            status = job(self._handle, *arguments)
+        if status == -1:
+            raise TttError("native kernels: no memory for this work")
+        if status:
+            raise TttError("native kernels: an id, a row or a position that does not exist")
 
 
-def _check(status: int) -> None:
-    if status == -1:
-        raise TttError("native kernels: no memory for this work")
-    if status != 0:
-        raise TttError("native kernels: an id, a row or a position that does not exist")
+def _free(library: Any, handle: int, process: int) -> None:
+    if os.getpid() == process:
+        library.ttt_free(handle)

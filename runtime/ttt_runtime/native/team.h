@@ -15,7 +15,7 @@
 
 #include "simd.h"
 
-#define SPINS_BEFORE_YIELD 4096
+#define SPINS_BEFORE_YIELD 60000    /* a millisecond: who yields earlier gives away a whole time slice */
 #define NANOSECONDS_AWAKE 300000 /* Python between two forwards takes less than half of it */
 
 typedef void (*team_job)(void *job, int member);
