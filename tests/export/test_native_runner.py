@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx
 import pytest
 
 from tests.export.grouped.test_rewrite import OPEN_GATES, answers, with_block_decoder
+from tests.export.test_same_ids import CONFIGS, random_prompt
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_ref.errors import BundleError, ConfigError, DeviceError, TttError
@@ -327,3 +329,39 @@ def test_the_config_alone_decides_nothing(bundles):
     mixed = Bundle(Path(bundles["int8"].path), replace(bundles["int8"].config, graphs=graphs))
     with pytest.raises((BundleError, DeviceError)):
         cpu_runner(mixed, way="native", threads=1)
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_ten_thousand_turns_on_the_kernels_keep_memory_flat_and_ids_right(bundles):
+    """Turns of all configurations, a third of them cancelled somewhere; a fresh engine checks."""
+    bundle = bundles["int8"]
+    engine, fresh = (
+        SpeechEngine.from_bundle(bundle, "cpu+native", threads=2, capacity=512) for _ in range(2)
+    )
+    draw = np.random.default_rng(0)
+    resident, cancelled = [], 0
+    for turn in range(10_000):
+        prompt = random_prompt(engine.layout, draw)
+        config = CONFIGS[turn % len(CONFIGS)]
+        stop, after = threading.Event(), int(draw.integers(1, 30))
+        ids, forwards = [], []
+
+        def count(*_, stop=stop, after=after, forwards=forwards):
+            forwards.append(None)
+            if len(forwards) == after:
+                stop.set()
+
+        for event in engine.generate(prompt, config, cancel=stop, observer=count):
+            ids.extend(event.ids)
+        cancelled += stop.is_set()
+        if turn % 100 == 0:
+            fresh.reset()
+            whole = fresh.generate_ids(prompt, config)
+            assert ids == whole[: len(ids)]
+            assert stop.is_set() or ids == whole
+        if turn % 500 == 0:
+            gc.collect()
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    assert 1000 < cancelled < 9900
+    assert resident[-1] < 1.01 * resident[2], resident
