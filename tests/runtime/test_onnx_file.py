@@ -1,119 +1,31 @@
-"""ONNX files read with numpy alone: as the onnx package reads them, and never anything worse."""
+"""ONNX files read with numpy alone: as the onnx package reads them, and only what they may hold."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from google.protobuf.message import DecodeError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-import ttt_runtime
-from ttt_export.writer import GraphWriter
+from tests.runtime.onnx_graphs import (
+    SHIPPED,
+    WEIGHTS,
+    assert_same,
+    external,
+    field,
+    inside,
+    packed,
+    refused,
+    save,
+    write_graph,
+    write_raw,
+)
 from ttt_ref.errors import BundleError
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
 from ttt_runtime.onnx_file import OnnxFile
-
-SHIPPED = Path(ttt_runtime.__file__).parent / "bundles" / "tiny"
-WEIGHTS: dict[str, NDArray[Any]] = {
-    "float32": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4),
-    "float16": np.linspace(-2, 2, 5, dtype=np.float16),
-    "uint8": np.arange(250, 256, dtype=np.uint8).reshape(2, 1, 3),
-    "int8": np.array([-128, 0, 127], np.int8),
-}
-CONSTANTS: dict[str, NDArray[Any]] = {
-    "scalar": np.array(-3, np.int64),
-    "rows": np.array([[1, -2], [3, 2**31 - 1]], np.int32),
-    "flags": np.array([True, False, True]),
-    "nothing": np.zeros((0, 3), np.float32),
-}
-
-
-def write_graph(path: Path) -> Path:
-    """A graph with every kind of weight and attribute, written as exports are."""
-    with GraphWriter(path) as writer:
-        for dtype, value in WEIGHTS.items():
-            writer.weight(f"w.{dtype}", dtype, value.shape, [value[:1], value[1:]])
-        writer.weight("w.empty", "float32", (0, 7), [])
-        for name, value in CONSTANTS.items():
-            writer.constant(name, value)
-        writer.node("Add", ["x", "w.float32"], "y", domain="com.toy", bits=4, k=-1, scale=0.5)
-        writer.nodes("Split", ["y", ""], ["a", "b"], axis=0, sizes=[1, 2], mode="half", zero=0.0)
-        spec = TensorSpec("x", "float32", ("N", 4))
-        writer.finish(GraphSpec("toy", (spec,), (TensorSpec("y", "float32", ("N", 4)),)))
-    return path
-
-
-def save(folder: Path, *initializers: TensorProto, nodes: Iterable[onnx.NodeProto] = ()) -> Path:
-    """Write a graph of these initializers."""
-    graph = helper.make_graph(list(nodes), "toy", [], [], initializer=list(initializers))
-    path = folder / "toy.onnx"
-    path.write_bytes(helper.make_model(graph).SerializeToString())
-    return path
-
-
-def external(
-    dims: Iterable[int] = (2,), kind: int = TensorProto.FLOAT, **at: object
-) -> TensorProto:
-    """An initializer `w` beside the graph."""
-    proto = TensorProto(name="w", data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL)
-    for key, value in at.items():
-        proto.external_data.add(key=key, value=str(value))
-    return proto
-
-
-def inside(dims: Iterable[int], raw: bytes, kind: int = TensorProto.FLOAT) -> TensorProto:
-    return TensorProto(name="w", data_type=kind, dims=dims, raw_data=raw)
-
-
-def refused(path: Path, name: str | None = None) -> str:
-    """The one line that refuses the file, or its initializer of this name."""
-    if name is None:
-        with pytest.raises(BundleError) as caught:
-            OnnxFile.read(path)
-    else:
-        file = OnnxFile.read(path)
-        with pytest.raises(BundleError) as caught:
-            file.tensor(name)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert path.name in line
-    assert "expected" in line
-    assert line.endswith("; export the bundle again")
-    return line
-
-
-def assert_same(path: Path, proto: onnx.ModelProto, file: OnnxFile) -> None:
-    assert len(file.nodes) == len(proto.graph.node)
-    for node, other in zip(file.nodes, proto.graph.node, strict=True):
-        assert (node.op_type, node.domain) == (other.op_type, other.domain)
-        assert node.inputs == tuple(other.input)
-        assert node.outputs == tuple(other.output)
-        single = (onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT)
-        kept = [a for a in other.attribute if a.type in single]
-        expected = {a.name: helper.get_attribute_value(a) for a in kept}
-        assert node.attributes == expected
-        assert {k: type(v) for k, v in node.attributes.items()} == {
-            k: type(v) for k, v in expected.items()
-        }
-    assert file.names() == [t.name for t in proto.graph.initializer]
-    for tensor in proto.graph.initializer:
-        array = file.tensor(tensor.name)
-        expected_array = numpy_helper.to_array(tensor, str(path.parent))
-        assert array.dtype == expected_array.dtype
-        assert array.shape == expected_array.shape
-        assert array.tobytes() == expected_array.tobytes()
-        assert not array.flags.writeable
 
 
 def test_reads_what_the_exporter_writes(tmp_path: Path) -> None:
@@ -379,152 +291,3 @@ def test_one_key_twice(tmp_path: Path) -> None:
 
 
 # Damaged files
-
-
-def packed(*values: int) -> bytes:
-    """Numbers as varints."""
-    out = bytearray()
-    for number in values:
-        value = number % 2**64
-        while value >= 0x80:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        out.append(value)
-    return bytes(out)
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    """One field of a message."""
-    if isinstance(value, bytes):
-        return packed(number << 3 | 2, len(value)) + value
-    return packed(number << 3, value)
-
-
-def write_raw(folder: Path, graph: bytes) -> Path:
-    path = folder / "raw.onnx"
-    path.write_bytes(field(7, graph))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("graph", "word"),
-    [
-        (b"\x80" * 10 + b"\x01", "64 bits"),
-        (b"\x18" + b"\xff" * 9 + b"\x02", "64 bits"),
-        (b"\x18" + b"\x80" * 10 + b"\x00", "64 bits"),
-        (b"\x0a", "cut short"),
-        (b"\x0a\x05abcd", "4 bytes left"),
-        (b"\x0a" + packed(2**63), "0 bytes left"),
-        (b"\x0a" + packed(2**64 - 1), "0 bytes left"),
-        (b"\x51abcdefg", "7 bytes left"),
-        (b"\x55abc", "3 bytes left"),
-        (b"\x00\x00", "field 0"),
-        (packed(2**32), "field 536870912"),
-        (b"\x53\x54", "wire type 3"),
-        (b"\x54", "wire type 4"),
-        (b"\x56", "wire type 6"),
-        (b"\x57", "wire type 7"),
-        (field(1, 5), "wire type 0"),
-        (field(1, field(4, b"\xff")), "UTF-8"),
-        (field(1, field(4, b"\xed\xa0\x80")), "UTF-8"),
-        (field(1, field(1, b"\xff")), "UTF-8"),
-        (field(5, field(2, 1)), "''"),
-    ],
-)
-def test_messages_that_break_the_wire_format(tmp_path: Path, graph: bytes, word: str) -> None:
-    assert word in refused(write_raw(tmp_path, graph))
-
-
-def test_files_that_are_no_model(tmp_path: Path) -> None:
-    path = tmp_path / "toy.onnx"
-    assert "no file" in refused(path)
-    assert "no file" in refused(tmp_path)
-    path.write_bytes(b"")
-    assert "0 graphs" in refused(path)
-    path.write_bytes(2 * field(7, b""))
-    assert "2 graphs" in refused(path)
-    path.write_bytes(field(7, b""))
-    assert OnnxFile.read(path).nodes == ()
-    with path.open("wb") as file:
-        file.truncate(2**31)  # a hole: takes no room
-    assert "over 2 GiB" in refused(path)
-
-
-def test_names_twice(tmp_path: Path) -> None:
-    tensor = inside([1], bytes(4))
-    assert "'w' again" in refused(save(tmp_path, tensor, tensor))
-    attribute = field(5, field(1, b"k") + field(3, 1) + field(20, 2))
-    assert "'k' twice" in refused(write_raw(tmp_path, field(1, 2 * attribute)))
-
-
-def test_long_names_make_no_long_lines(tmp_path: Path) -> None:
-    tensor = inside([1], b"")
-    tensor.name = "n" * 10**5 + "\n"
-    path = save(tmp_path, tensor)
-    assert len(refused(path, tensor.name)) < 300
-    assert len(refused(save(tmp_path, tensor, tensor))) < 300
-
-
-def test_graphs_in_graphs_do_not_recurse(tmp_path: Path) -> None:
-    graph = b""
-    for _ in range(3000):  # an If in an If in an If ...
-        graph = field(1, field(4, b"If") + field(5, field(1, b"g") + field(6, graph)))
-    (node,) = OnnxFile.read(write_raw(tmp_path, graph)).nodes
-    assert (node.op_type, node.attributes) == ("If", {})
-
-
-def read_all(path: Path) -> OnnxFile | None:
-    """Read everything; None if it is refused. Any other exception fails the test."""
-    try:
-        file = OnnxFile.read(path)
-        for name in file.names():
-            file.tensor(name)
-    except BundleError:
-        return None
-    return file
-
-
-def test_cut_anywhere(tmp_path: Path) -> None:
-    path = write_graph(tmp_path / "toy.onnx")
-    data = path.read_bytes()
-    read = []
-    for length in range(len(data)):
-        path.write_bytes(data[:length])
-        if read_all(path) is not None:
-            read.append(length)
-    # Only what stands after the graph (the opset) may be missing.
-    assert len(data) - min(read) < 32
-
-
-def test_data_file_cut_anywhere(tmp_path: Path) -> None:
-    path = write_graph(tmp_path / "toy.onnx")
-    size = (tmp_path / "toy.onnx.data").stat().st_size
-    for length in {0, 1, 47, 48, 4096, 8192, size - 1}:
-        os.truncate(tmp_path / "toy.onnx.data", length)
-        assert read_all(path) is None
-
-
-def test_changed_bytes(tmp_path: Path) -> None:
-    """What is still read is read as protobuf reads it."""
-    path = write_graph(tmp_path / "toy.onnx")
-    data = path.read_bytes()
-    chance = random.Random(7)
-    for _ in range(1000):
-        changed = bytearray(data)
-        for _ in range(chance.choice((1, 1, 2, 8))):
-            changed[chance.randrange(len(data))] = chance.randrange(256)
-        path.write_bytes(changed)
-        file = read_all(path)
-        if file is not None:
-            # onnx refuses damage in what is passed over, and takes a place without a length to
-            # reach to the end of the file.
-            with contextlib.suppress(DecodeError, ValueError):
-                assert_same(path, onnx.load(path, load_external_data=False), file)
-
-
-@settings(max_examples=200, deadline=None)
-@given(graph=st.binary(max_size=64), whole=st.booleans())
-def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, graph: bytes, whole: bool) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.onnx"
-    path.write_bytes(field(7, graph) if whole else graph)
-    read_all(path)
