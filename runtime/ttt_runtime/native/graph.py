@@ -177,11 +177,11 @@ class GroupedGraph:
     """
 
     def __init__(self, path: Path, model: ModelConfig, *, by_rows: bool) -> None:
-        self._walk = _Walk(OnnxFile.read(path))
+        file = OnnxFile.read(path)
+        self._walk = _Walk(file)
         self._model = model
         self._by_rows = by_rows
         half = model.head_dim // 2
-        file = OnnxFile.read(path)
         for name in ("rotary.cos", "rotary.sin"):
             if name not in file.names() or file.tensor(name).shape[1:] != (half,):
                 raise NotNativeError(f"the graph {path.name} has no table {name}")

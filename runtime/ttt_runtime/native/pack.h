@@ -21,13 +21,13 @@ static int zero_point(const ttt_matrix *w, const ttt_stored *from, int64_t outpu
     return b % 2 ? pair >> 4 : pair & 15;
 }
 
-/* Eight inputs of 4 bits, two to a byte: the first four become low halves, the others high. */
-static void pack_halves(const uint8_t *from, uint8_t *to)
+/* Eight inputs of 4 bits, two to a byte: k0 k1 .. k7 becomes k0 k4 k1 k5 k2 k6 k3 k7. */
+static inline uint32_t part_halves(uint32_t x)
 {
-    for (int j = 0; j < 4; j++) {
-        int low = from[j / 2] >> (j % 2 * 4) & 15, high = from[2 + j / 2] >> (j % 2 * 4) & 15;
-        to[j] = (uint8_t)(low | high << 4);
-    }
+    uint32_t middle = (x ^ (x >> 8)) & 0x0000ff00; /* swap the bytes in the middle, */
+    x ^= middle ^ (middle << 8);
+    middle = (x ^ (x >> 4)) & 0x00f000f0; /* then the halves in the middle of each two */
+    return x ^ middle ^ (middle << 4);
 }
 
 /* The output that lane `lane` of a panel's 2 x LANES holds. */
@@ -38,36 +38,51 @@ static int64_t output_of(const ttt_matrix *w, int64_t panel, int lane)
     return panel * LANES + lane % LANES + lane / LANES * (w->outputs / 2);
 }
 
-static void pack_lane(const ttt_matrix *w, const ttt_stored *from, int64_t output, uint8_t *lane,
-                      int64_t b)
+/* Codes of one block, which lie output by output: four bytes of every lane's make a pair of
+ * vectors.
+ */
+static void pack_blocks(const ttt_matrix *w, const uint8_t *const *codes, int lanes, uint32_t *to)
 {
-    int64_t pair = 2 * VECTOR_BYTES;
-    if (from->by_rows) {
-        for (int64_t k = 0; k < w->block; k++)
-            lane[k / 4 * pair + k % 4] = from->codes[k * w->outputs + output] ^ 0x80;
-        return;
-    }
     int64_t bytes = w->block * w->bits / 8;
-    const uint8_t *codes = from->codes + (output * (w->inputs / w->block) + b) * bytes;
-    for (int64_t i = 0; i < bytes; i += 4, lane += pair) {
+    for (int64_t i = 0; i < bytes; i += 4, to += PANEL) {
+        for (int lane = 0; lane < lanes; lane++)
+            memcpy(&to[lane], codes[lane] + i, 4);
         if (w->bits == 4)
-            pack_halves(codes + i, lane);
-        else
-            memcpy(lane, codes + i, 4);
+            for (int lane = 0; lane < lanes; lane++)
+                to[lane] = part_halves(to[lane]);
     }
+}
+
+/* The same of codes that lie input by input, with a sign. */
+static void pack_rows(const ttt_matrix *w, const uint8_t *codes, const int64_t *outputs, int lanes,
+                      uint8_t *to)
+{
+    for (int64_t k = 0; k < w->inputs; k += 4, to += 4 * PANEL, codes += 4 * w->outputs)
+        for (int lane = 0; lane < lanes; lane++)
+            for (int j = 0; j < 4; j++)
+                to[4 * lane + j] = codes[j * w->outputs + outputs[lane]] ^ 0x80;
 }
 
 static void pack_panel(const ttt_matrix *w, const ttt_stored *from, int64_t panel, uint8_t *to)
 {
-    int64_t blocks = w->inputs / w->block;
+    int64_t blocks = w->inputs / w->block, bytes = w->block * w->bits / 8, outputs[PANEL];
+    int lanes = 0;
+    while (lanes < PANEL && (outputs[lanes] = output_of(w, panel, lanes)) < w->outputs)
+        lanes++;
     for (int64_t b = 0; b < blocks; b++, to += block_stride(w)) {
         float *scales = (float *)(to + block_bytes(w));
-        memset(to, 0, block_stride(w)); /* lanes that only fill up */
-        for (int lane = 0; lane < PANEL; lane++) {
-            int64_t output = output_of(w, panel, lane);
-            if (output >= w->outputs)
-                break;
-            pack_lane(w, from, output, to + 4 * lane, b);
+        if (lanes < PANEL)
+            memset(to, 0, block_stride(w)); /* lanes that only fill up */
+        if (from->by_rows) {
+            pack_rows(w, from->codes, outputs, lanes, to);
+        } else {
+            const uint8_t *codes[PANEL];
+            for (int lane = 0; lane < lanes; lane++)
+                codes[lane] = from->codes + (outputs[lane] * blocks + b) * bytes;
+            pack_blocks(w, codes, lanes, (uint32_t *)to);
+        }
+        for (int lane = 0; lane < lanes; lane++) {
+            int64_t output = outputs[lane];
             scales[lane] = from->scales[from->by_rows ? output : output * blocks + b];
             if (w->has_zeros)
                 scales[PANEL + lane] = scales[lane] * zero_point(w, from, output, b);
