@@ -17,6 +17,7 @@ from ttt_ref.generate import generate
 from ttt_runtime.assistant import Assistant, AudioPart, Reply
 from ttt_runtime.audio import read_audio
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.native.library import missing, suited
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "runtime" / "ttt_runtime" / "bundles" / "tiny"
@@ -97,5 +98,16 @@ def test_the_wheel_runs_in_a_clean_environment_without_torch(tmp_path: Path) -> 
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "paris" in json.dumps(json.loads(done.stdout.splitlines()[-1]))
     assert soundfile.info(answer).duration > 1.0
+    # Where there is a compiler the wheel brings the kernels, and the answer came from them.
+    doctor = subprocess.run(
+        [python.parent / "ttt-doctor", "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    has_kernels = not json.loads(doctor.stdout)["kernels"].startswith("none")
+    assert has_kernels == (missing() is None)
+    assert ("runs in onnxruntime" in done.stderr) == (not has_kernels and bool(suited()))
     probe = "import importlib.util as u; raise SystemExit(u.find_spec('torch') is not None)"
     assert subprocess.run([python, "-c", probe], check=False, cwd=tmp_path).returncode == 0
