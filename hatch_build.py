@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ class KernelHook(BuildHookInterface[Any]):
         compiler = _compiler()
         if compiler is None:
             return "no C compiler was found (cc, gcc, clang or what CC names)"
-        problems = [self._compile(compiler, name, flags) for name, flags in FLAGS.items()]
+        with ThreadPoolExecutor() as pool:
+            runs = [pool.submit(self._compile, compiler, *item) for item in FLAGS.items()]
+        problems = [run.result() for run in runs]
         return None if None in problems else problems[0]
 
     def _compile(self, compiler: list[str], name: str, flags: list[str]) -> str | None:
