@@ -6,7 +6,9 @@ Axes: N rows, V vocabulary.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from math import exp
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ _FOLDS = 256  # values of one column when the largest are sought
 # A piece of logits stays in a core's own cache while several passes go over it; all of them (670 kB
 # for 168,072 rows) would come from memory each time, right behind a graph that filled the cache.
 _PIECE = 128 * _FOLDS
+_FEW = 256  # candidates of a draw that are quicker gone through one by one
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -149,16 +152,37 @@ def sample_text(
         ids, logits, total = survey.look(parts, count, per_unit)
     else:
         ids, logits = largest(parts, count)
-    kept = np.exp(((logits - logits[0]) * per_unit).astype(np.float64))
+    scaled = (logits - logits[0]) * per_unit
+    limit = np.inf
     if top_p is not None and 0.0 < top_p < 1.0:
         if total is None:
             total = sum_of_exp(parts, logits[0], per_unit)
-        mass_before = np.cumsum(kept) - kept
-        kept = np.where(mass_before < top_p * total, kept, 0.0)
+        limit = top_p * total
+    if len(scaled) <= _FEW:
+        return int(ids[_draw_of_few(scaled.tolist(), limit, rng.random())])
+    kept = np.exp(scaled.astype(np.float64))
+    mass_before = np.cumsum(kept) - kept
+    kept = np.where(mass_before < limit, kept, 0.0)
     # The inverse of the cumulative sum; `side="right"` never picks an id of weight zero.
     cumulative = np.cumsum(kept)
     draw = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
     return int(ids[min(draw, int(np.count_nonzero(kept)) - 1)])
+
+
+def _draw_of_few(scaled: list[float], limit: float, share: float) -> int:
+    """Return the index drawn from exponents <= 0, largest first: what `sample_text` does of many.
+
+    A text step's ten values are summed up before numpy has made its first array.
+    """
+    cumulative: list[float] = []
+    mass = 0.0
+    for exponent in scaled:
+        weight = exp(exponent)
+        if not mass < limit or weight == 0.0:
+            break
+        mass += weight
+        cumulative.append(mass)
+    return min(bisect_right(cumulative, share * mass), len(cumulative) - 1)
 
 
 def gumbel_choice(

@@ -125,6 +125,7 @@ def test_data_file_cut_anywhere(tmp_path: Path) -> None:
         assert read_all(path) is None
 
 
+@pytest.mark.filterwarnings("ignore:Ignoring unknown external data:UserWarning")
 def test_changed_bytes(tmp_path: Path) -> None:
     """What is still read is read as protobuf reads it."""
     path = write_graph(tmp_path / "toy.onnx")

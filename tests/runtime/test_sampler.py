@@ -164,3 +164,17 @@ def test_logits_in_parts_are_drawn_from_like_whole_ones(size: int) -> None:
         want = float(np.exp((logits.astype(np.float64) - best) * 0.7).sum())
         got = sum_of_exp([logits[:cut], logits[cut:]], best, np.float32(0.7))
         assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(10, 0.95), (1, 0.5), (200, None), (None, 0.3)])
+def test_few_candidates_are_drawn_as_many_are(monkeypatch, top_k, top_p):
+    """The short way through ten values gives what numpy's passes over all of them give."""
+    draw = np.random.default_rng(0)
+    for number in range(200):
+        logits = draw.normal(0, 1 + number % 30, 230).astype(np.float32)
+        found = []
+        for few in (256, 0):
+            monkeypatch.setattr("ttt_runtime.sampler._FEW", few)
+            rng = np.random.default_rng(number)
+            found.append(sample_text([logits], 0.8, top_k, top_p, rng))
+        assert found[0] == found[1]
