@@ -13,13 +13,13 @@
 
 #define API __attribute__((visibility("default")))
 
-/* Mirrored by `library.Layer`. */
+/* Mirrored by `structures.Layer`. */
 typedef struct {
     ttt_matrix qkv, out, gate_up, down;
     const float *attention_norm, *mlp_norm; /* [hidden] */
 } ttt_layer;
 
-/* Mirrored by `library.Model`. */
+/* Mirrored by `structures.Model`. */
 typedef struct {
     int64_t layers, hidden, heads, kv_heads, head_dim, intermediate;
     const ttt_layer *layer;

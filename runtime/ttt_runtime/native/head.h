@@ -16,7 +16,7 @@ typedef struct {
     int64_t column;
 } best;
 
-/* One head, some rows. Mirrored by `library.Head`. */
+/* One head, some rows. Mirrored by `structures.Head`. */
 typedef struct {
     const ttt_matrix *matrix;
     int64_t rows, forbidden; /* a column that nobody may choose, or -1 */

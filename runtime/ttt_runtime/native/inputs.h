@@ -4,7 +4,7 @@
 
 #include "engine.h"
 
-/* One forward. Mirrored by `library.Call`. */
+/* One forward. Mirrored by `structures.Call`. */
 typedef struct {
     int64_t rows, start, capacity, audio_start;
     const int64_t *ids;       /* [rows] */

@@ -4,7 +4,7 @@
 
 #include "product.h"
 
-/* Where a graph keeps a matrix. Mirrored by `library.Stored`. */
+/* Where a graph keeps a matrix. Mirrored by `structures.Stored`. */
 typedef struct {
     const uint8_t *codes; /* by_rows: int8 [inputs, outputs]; else [outputs, blocks, bytes] */
     const float *scales;  /* by_rows: [outputs]; else [outputs, blocks] */

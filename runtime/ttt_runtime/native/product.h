@@ -21,10 +21,12 @@
 
 #define PANEL (2 * LANES)
 #define ROW_GROUP 64  /* rows whose sums of one panel fit the first cache */
+/* Bytes: what memory delivers while the first of them is on its way. */
+#define AHEAD 8192
+/* Of a matrix that comes next, per thread. */
 #define LOOK_AHEAD 8192
-#define AHEAD 8192    /* bytes: what memory delivers while the first of them is on its way */
 
-/* One stored matrix. Mirrored by `library.Matrix`. */
+/* One stored matrix. Mirrored by `structures.Matrix`. */
 typedef struct {
     const uint8_t *panels;
     const float *bias; /* [outputs], or NULL */

@@ -9,7 +9,7 @@
 #define SURVEYED_PARTS 2
 #define CHUNK 4096 /* values whose sum is one float32; sums of chunks are added in float64 */
 
-/* Logits that may come in parts, one behind the other. Mirrored by `library.Survey`. */
+/* Logits that may come in parts, one behind the other. Mirrored by `structures.Survey`. */
 typedef struct {
     const float *parts[SURVEYED_PARTS];
     int64_t widths[SURVEYED_PARTS]; /* 0 where there is no such part */

@@ -15,8 +15,10 @@
 
 #include "simd.h"
 
-#define SPINS_BEFORE_YIELD 60000    /* a millisecond: who yields earlier gives away a whole time slice */
-#define NANOSECONDS_AWAKE 300000 /* Python between two forwards takes less than half of it */
+/* A millisecond: who yields earlier gives a whole time slice away. */
+#define SPINS_BEFORE_YIELD 60000
+/* Python between two forwards takes less than half of it. */
+#define NANOSECONDS_AWAKE 300000
 
 typedef void (*team_job)(void *job, int member);
 
