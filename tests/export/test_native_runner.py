@@ -250,6 +250,48 @@ def test_a_graph_that_says_something_else_is_left_to_onnxruntime(changed, edit):
 
 
 @needs_kernels
+def test_any_change_of_a_node_is_told_in_one_line(changed, bundles):
+    """Inputs, outputs and attributes that are gone or absurd, one node after the other."""
+    bundle = changed(lambda graph: None)
+    path, source = bundle.path / "decoder.onnx", bundles["int8"].path / "decoder.onnx"
+    whole = onnx.load(str(source), load_external_data=False)
+    draw = np.random.default_rng(0)
+    refused = 0
+    for number in range(24):  # the context's nodes and the first layer's
+        for edit in range(4):
+            model = onnx.ModelProto()
+            model.CopyFrom(whole)
+            node = model.graph.node[number]
+            if edit == 0:
+                del node.input[int(draw.integers(len(node.input)))]
+            elif edit == 1:
+                del node.output[int(draw.integers(len(node.output)))]
+            elif edit == 2 and node.attribute:
+                one = node.attribute[int(draw.integers(len(node.attribute)))]
+                one.type, one.f = onnx.AttributeProto.FLOAT, float("nan")
+            else:
+                node.attribute.append(onnx.helper.make_attribute("softcap", 2.0))
+            path.write_bytes(model.SerializeToString())
+            with pytest.raises((NotNativeError, BundleError)) as error:
+                NativeRunner(bundle, threads=1, capacity=16)
+            refused += "\n" not in str(error.value)
+    assert refused == 24 * 4
+
+
+@needs_kernels
+def test_tables_of_angles_must_be_of_one_length(changed):
+    """The kernels read both by position: a shorter one would be read beyond its end."""
+
+    def shorten(graph):
+        table = next(i for i in graph.initializer if i.name == "rotary.sin")
+        table.dims[0] = 5
+        del table.external_data[2:]  # the length is then what the shape says
+
+    with pytest.raises((NotNativeError, BundleError), match="rotary"):
+        NativeRunner(changed(shorten), threads=1)
+
+
+@needs_kernels
 def test_damage_is_no_reason_to_go_on(changed, bundles):
     bundle = changed(lambda graph: None)
     data = bundle.path / "decoder.onnx.data"

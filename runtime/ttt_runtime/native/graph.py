@@ -19,6 +19,12 @@ from ttt_ref.errors import TttError
 from ttt_runtime.onnx_file import Node, OnnxFile
 
 _MIDDLE: Final = 128  # zero of inputs and of 8-bit codes
+_CONTRIB: Final = "com.microsoft"
+_CONTRIB_NODES: Final = frozenset(
+    {"MatMulNBits", "MatMulIntegerToFloat", "GroupQueryAttention", "QuickGelu"}
+)
+_INT32: Final = 6  # as onnx.proto numbers it
+_FORBIDDEN: Final = -1e9  # what the graph adds to a score that the mask forbids
 
 
 class NotNativeError(TttError):
@@ -70,18 +76,42 @@ class _Walk:
         self._nodes = iter(file.nodes)
         self._known = set(file.names())
 
-    def next(self, op_type: str, *inputs: str, **attributes: float) -> Node:
-        """Return the next node; its first inputs and its attributes must be these."""
+    def next(
+        self,
+        op_type: str,
+        *inputs: str,
+        takes: int | None = None,
+        most: int | None = None,
+        gives: int = 1,
+        **attributes: float | None,
+    ) -> Node:
+        """Return the next node; its first inputs and all its attributes must be these.
+
+        An attribute of None may have any value.
+
+        It takes `takes` inputs (default: those named) up to `most`, and gives `gives` outputs.
+        """
         node = next(self._nodes, None)
-        if node is None or node.op_type != op_type:
-            seen = "the end" if node is None else node.op_type
+        domain = _CONTRIB if op_type in _CONTRIB_NODES else ""
+        if node is None or (node.op_type, node.domain) != (op_type, domain):
+            seen = "the end" if node is None else repr(node.op_type)[:80]
             raise NotNativeError(f"the graph {self._file.path.name} has {seen} for {op_type}")
         if node.inputs[: len(inputs)] != inputs:
             raise NotNativeError(
-                f"{op_type} in {self._file.path.name} takes {', '.join(node.inputs)[:80]}"
+                f"{op_type} in {self._file.path.name} takes {', '.join(node.inputs)[:80]!r}"
             )
+        least = len(inputs) if takes is None else takes
+        if not least <= len(node.inputs) <= (most or least) or len(node.outputs) != gives:
+            raise NotNativeError(
+                f"{op_type} in {self._file.path.name} has {len(node.inputs)} inputs and "
+                f"{len(node.outputs)} outputs, not {least} and {gives}"
+            )
+        if more := node.attributes.keys() - attributes.keys():
+            raise NotNativeError(f"{op_type} in {self._file.path.name} has {min(more)[:80]!r}")
         for name, value in attributes.items():
-            if not np.isclose(node.attributes.get(name, 0), value, rtol=1e-6, atol=0):
+            if value is not None and not np.isclose(
+                node.attributes.get(name, 0), value, rtol=1e-6, atol=0
+            ):
                 raise NotNativeError(
                     f"{op_type} in {self._file.path.name} has {name} "
                     f"{node.attributes.get(name)}, not {value}"
@@ -92,7 +122,9 @@ class _Walk:
         """Refuse nodes that are left."""
         node = next(self._nodes, None)
         if node is not None:
-            raise NotNativeError(f"the graph {self._file.path.name} goes on with {node.op_type}")
+            raise NotNativeError(
+                f"the graph {self._file.path.name} goes on with {node.op_type[:80]!r}"
+            )
 
     def weight(self, name: str, dtype: str, *shape: int) -> NDArray[Any]:
         """Return an initializer of this type and shape."""
@@ -106,11 +138,20 @@ class _Walk:
             )
         return array
 
-    def scalar(self, name: str, value: float) -> None:
-        """Check an initializer that is one number, whatever its shape."""
+    def numbers(self, name: str, *values: float) -> None:
+        """Check an initializer that holds these numbers, whatever its shape."""
         array = self._file.tensor(name) if name in self._known else np.zeros(0)
-        if array.size != 1 or not np.isclose(float(array.reshape(())), value, rtol=1e-6):
-            raise NotNativeError(f"{name[:80]!r} in {self._file.path.name} is not {value}")
+        if array.size != len(values) or not np.allclose(array.ravel(), values, rtol=1e-6, atol=0):
+            raise NotNativeError(f"{name[:80]!r} in {self._file.path.name} is not {values}")
+
+    def whole(self, node: Node, name: str) -> int:
+        """Return an attribute that is a whole number."""
+        value = node.attributes.get(name)
+        if not isinstance(value, int):
+            raise NotNativeError(
+                f"{node.op_type} in {self._file.path.name} has {name} {value}, no whole number"
+            )
+        return value
 
     # ---- products ----
 
@@ -118,13 +159,23 @@ class _Walk:
         """Return the next product of x [.., inputs] and the name of its result."""
         if by_rows:
             return self._rows_product(x, inputs, outputs)
-        node = self.next("MatMulNBits", x, K=inputs, N=outputs, accuracy_level=4)
-        bits, block = int(node.attributes["bits"]), int(node.attributes["block_size"])
+        node = self.next(
+            "MatMulNBits",
+            x,
+            takes=3,
+            most=6,
+            K=inputs,
+            N=outputs,
+            accuracy_level=4,
+            bits=None,
+            block_size=None,
+        )
+        bits, block = self.whole(node, "bits"), self.whole(node, "block_size")
         if bits not in (4, 8) or block <= 0 or inputs % block:
             raise NotNativeError(f"products of {bits} bits in blocks of {block}")
         blocks = inputs // block
         _, codes, scales, zeros, order, bias = (*node.inputs, "", "", "")[:6]
-        if order or len(node.inputs) > 6:
+        if order:
             raise NotNativeError(f"{node.outputs[0]} reorders its inputs")
         packed = -(-blocks * bits // 8)
         return StoredMatrix(
@@ -140,18 +191,22 @@ class _Walk:
 
     def _rows_product(self, x: str, inputs: int, outputs: int) -> tuple[Any, str]:
         # The rounding of x, as `ttt_export.grouped.products.RowProducts` writes it.
-        high = self.next("ReduceMax", x, keepdims=1).outputs[0]
-        low = self.next("ReduceMin", x, keepdims=1).outputs[0]
-        negative = self.next("Neg", low).outputs[0]
-        peak = self.next("Max", high, negative).outputs[0]
-        scale = self.next("Mul", peak)
-        self.scalar(scale.inputs[1], 1 / 127)
-        scales = self.next("Squeeze", scale.outputs[0]).outputs[0]
+        high = self.next("ReduceMax", x, takes=2, keepdims=1)
+        low = self.next("ReduceMin", x, takes=2, keepdims=1)
+        for node in (high, low):
+            self.numbers(node.inputs[1], -1)
+        negative = self.next("Neg", low.outputs[0]).outputs[0]
+        largest = self.next("Max", high.outputs[0], negative, takes=3)
+        self.numbers(largest.inputs[2], 1e-30)
+        peak = largest.outputs[0]
+        scale = self.next("Mul", peak, takes=2)
+        self.numbers(scale.inputs[1], 1 / 127)
+        scales = self.next("Squeeze", scale.outputs[0], takes=2).outputs[0]
         rounded = self.next("QuantizeLinear", x, scales, "middles", axis=1).outputs[0]
-        node = self.next("MatMulIntegerToFloat", rounded)
+        node = self.next("MatMulIntegerToFloat", rounded, takes=5)
         _, codes, one, weights_scales, middle = node.inputs
-        self.scalar(one, 1)
-        self.scalar(middle, _MIDDLE)
+        self.numbers(one, 1)
+        self.numbers(middle, _MIDDLE)
         product = self.next("Mul", node.outputs[0], scale.outputs[0]).outputs[0]
         return StoredMatrix(
             inputs,
@@ -182,11 +237,13 @@ class GroupedGraph:
         self._model = model
         self._by_rows = by_rows
         half = model.head_dim // 2
-        for name in ("rotary.cos", "rotary.sin"):
-            if name not in file.names() or file.tensor(name).shape[1:] != (half,):
-                raise NotNativeError(f"the graph {path.name} has no table {name}")
-        self.cos: NDArray[Any] = file.tensor("rotary.cos")
-        self.sin: NDArray[Any] = file.tensor("rotary.sin")
+        tables = [file.tensor(name) for name in ("rotary.cos", "rotary.sin")]
+        for table in tables:
+            # The kernels read both by position, so one may not be shorter than the other.
+            if table.dtype != np.float32 or table.shape != (*tables[0].shape[:1], half):
+                raise NotNativeError(f"the graph {path.name} has other tables of rotary angles")
+        self.cos: NDArray[Any] = tables[0]
+        self.sin: NDArray[Any] = tables[1]
         self.norm: NDArray[Any] | None = None
 
     def layers(self) -> Iterator[StoredLayer]:
@@ -197,11 +254,16 @@ class GroupedGraph:
         """
         walk = self._walk
         if self._by_rows:
-            shape = walk.next("Shape", "positions", start=1, end=2).outputs[0]
-            walk.scalar(walk.next("Expand").inputs[0], _MIDDLE)
-            del shape
-        for op_type in ("Shape", "Cast", "Sub", "Squeeze", "Where", "Unsqueeze"):
-            walk.next(op_type)
+            walk.next("Shape", "positions", start=1, end=2)
+            walk.numbers(walk.next("Expand", takes=2).inputs[0], _MIDDLE)
+        length = walk.next("Shape", "mask", start=1, end=2).outputs[0]
+        narrow = walk.next("Cast", length, to=_INT32).outputs[0]
+        walk.numbers(walk.next("Sub", narrow, takes=2).inputs[1], 1)
+        walk.next("Squeeze", narrow)
+        bias = walk.next("Where", "mask", takes=3)
+        walk.numbers(bias.inputs[1], 0)
+        walk.numbers(bias.inputs[2], _FORBIDDEN)
+        walk.numbers(walk.next("Unsqueeze", bias.outputs[0], takes=2).inputs[1], 0, 1)
         x = "embeds"
         for index in range(self._model.num_hidden_layers):
             layer, x = self._layer(index, x)
@@ -210,7 +272,9 @@ class GroupedGraph:
         walk.finish()
 
     def _norm(self, x: str) -> tuple[NDArray[Any], str]:
-        node = self._walk.next("RMSNormalization", x, epsilon=self._model.rms_norm_eps)
+        node = self._walk.next(
+            "RMSNormalization", x, takes=2, axis=-1, stash_type=1, epsilon=self._model.rms_norm_eps
+        )
         return self._walk.weight(node.inputs[1], "float32", self._model.hidden_size), node.outputs[
             0
         ]
@@ -225,7 +289,7 @@ class GroupedGraph:
         attention_norm, normed = self._norm(x)
         qkv, projected = self._product(normed, hidden, (heads + 2 * kv_heads) * model.head_dim)
         if self._by_rows:
-            add = walk.next("Add", projected)
+            add = walk.next("Add", projected, takes=2)
             bias = walk.weight(add.inputs[1], "float32", qkv.outputs)
             qkv = replace(qkv, bias=bias)
             projected = add.outputs[0]
@@ -233,6 +297,7 @@ class GroupedGraph:
             "GroupQueryAttention",
             *(projected, "", "", f"past_k.{index}", f"past_v.{index}", "context.last"),
             *("context.total", "rotary.cos", "rotary.sin", "positions", "context.bias"),
+            gives=3,
             num_heads=heads,
             kv_num_heads=kv_heads,
             do_rotary=1,
@@ -244,7 +309,9 @@ class GroupedGraph:
         x = walk.next("Add", x, added).outputs[0]
         mlp_norm, normed = self._norm(x)
         gate_up, both = self._product(normed, hidden, 2 * wide)
-        gate, up = walk.next("Split", both).outputs
+        split = walk.next("Split", both, takes=2, gives=2, axis=-1)
+        walk.numbers(split.inputs[1], wide, wide)
+        gate, up = split.outputs
         silu = walk.next("QuickGelu", gate, alpha=1).outputs[0]
         gated = walk.next("Mul", silu, up).outputs[0]
         down, added = self._product(gated, wide, hidden)

@@ -62,7 +62,9 @@ class NativeRunner(TwoHeads):
         kernels = self._kernels = Kernels(settings.thread_count, variant)
         check_model(kernels, config)
         graphs = _decoders(bundle, config)
-        self.capacity = _capacity(len(graphs[0].cos), config, capacity, default_capacity)
+        self.capacity = _capacity(
+            min(len(graph.cos) for graph in graphs), config, capacity, default_capacity
+        )
         self._embeddings = EmbeddingTable.from_bundle(bundle)
         packed = [
             DecoderWeights(kernels, graph, config, self.capacity, self._embeddings)
@@ -137,7 +139,8 @@ class NativeRunner(TwoHeads):
     def _head(self, bundle: Bundle, name: str, first_id: int, end_row: int | None) -> NativeHead:
         entry = bundle.graph(name)
         rows = entry.spec.output("logits").shape[1]
-        assert isinstance(rows, int)
+        if not isinstance(rows, int):
+            raise NotNativeError(f"head {name} has a number of rows that is not fixed")
         stored = read_head(bundle.file(entry.file), bundle.config.model.hidden_size, rows)
         weights = HeadWeights(self._kernels, stored)
         return NativeHead(self._kernels, weights, first_id, end_row)
