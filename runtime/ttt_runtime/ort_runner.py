@@ -16,7 +16,7 @@ from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
 from ttt_runtime.bindings import bindings_for
 from ttt_runtime.bundle import Bundle
-from ttt_runtime.cache import KvCache
+from ttt_runtime.cache import KvCache, open_capacity
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.grouped_spec import BLOCK_DECODER, ROTARY_ROWS, is_grouped
@@ -29,7 +29,6 @@ from ttt_runtime.softmax import Softmax
 from ttt_runtime.survey import Survey
 from ttt_runtime.two_heads import TwoHeads
 
-DEFAULT_CAPACITY: Final = 4096
 RUNS_ON: Final = ("cpu",)  # devices that this runner keeps its cache on
 BUCKET_ROWS: Final = 64
 
@@ -193,11 +192,7 @@ def _capacity(decoder: GraphSession, model: ModelConfig, asked: int | None) -> i
     limit = model.max_position_embeddings
     if is_grouped(decoder.spec):
         limit = min(limit, int(decoder.spec.attributes[ROTARY_ROWS]))
-    if asked is None:
-        return min(limit, DEFAULT_CAPACITY)
-    if not 1 <= asked <= limit:
-        raise ConfigError(f"capacity {asked}; the model allows 1 .. {limit}")
-    return asked
+    return open_capacity(limit, asked)
 
 
 def _check_decoders(decoder: GraphSession, block: GraphSession | None, model: ModelConfig) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_ref.errors import BundleError, DeviceError
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.cache import open_capacity
 from ttt_runtime.chooser import Runner
 from ttt_runtime.device import Device
 from ttt_runtime.embeddings import EmbeddingTable
@@ -14,7 +15,7 @@ from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.grouped_spec import is_grouped
 from ttt_runtime.native.graph import NotNativeError
 from ttt_runtime.native.runner import NativeRunner
-from ttt_runtime.ort_runner import DEFAULT_CAPACITY, OrtRunner
+from ttt_runtime.ort_runner import OrtRunner
 from ttt_runtime.session import GraphSession, SessionSettings, check_device, keep_own_pools
 
 # Engines of bundles whose graphs onnxruntime runs with a cache of open length.
@@ -69,9 +70,7 @@ def cpu_runner(
     if way != "onnxruntime" and is_grouped(bundle.graph(DECODER).spec):
         check_device("cpu")  # the codec's graphs, and some of ours, need onnxruntime all the same
         try:
-            native = NativeRunner(
-                bundle, threads=threads, capacity=capacity, default_capacity=DEFAULT_CAPACITY
-            )
+            native = NativeRunner(bundle, threads=threads, capacity=capacity)
             keep_own_pools()  # the codec's graphs, loaded next
             return native
         except NotNativeError as error:
@@ -128,15 +127,6 @@ def cuda_runner(
         open_capacity(model.max_position_embeddings, capacity),
         bucket_rows=bucket_rows,
     )
-
-
-def open_capacity(limit: int, asked: int | None) -> int:
-    """Return the rows of a cache of open length; ConfigError for more than the model allows."""
-    if asked is None:
-        return min(limit, DEFAULT_CAPACITY)
-    if not 1 <= asked <= limit:
-        raise ConfigError(f"capacity {asked}; the model allows 1 .. {limit}")
-    return asked
 
 
 def wrong_engine(bundle: Bundle, device: str) -> str:

@@ -7,13 +7,13 @@ from typing import Final
 
 from ttt_ref.errors import BundleError, DeviceError
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.cache import DEFAULT_CAPACITY
 from ttt_runtime.doctor.engines import EngineStatus, check_engine
 from ttt_runtime.doctor.gpu import Gpu, GpuReport, probe_gpus
 from ttt_runtime.doctor.machine import Memory, read_memory
 from ttt_runtime.doctor.versions import cuda_mismatch, library_cuda, precision_mismatch
 from ttt_runtime.gpu.engine_runner import find_bundle_engine
 from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
-from ttt_runtime.ort_runner import DEFAULT_CAPACITY
 from ttt_runtime.tensorrt.api import FLAVOURS, load_backend, version_tuple
 from ttt_runtime.tensorrt.loader import ENGINE_FOLDER
 

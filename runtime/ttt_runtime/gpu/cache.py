@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ttt_ref.errors import BundleError, ConfigError
+from ttt_runtime.cache import WrittenRows
 from ttt_runtime.gpu.memory import Memory
 from ttt_runtime.graph_spec import GraphSpec
 
 
-class DeviceCache:
-    """K and V of all layers for up to `capacity` rows; see `cache.KvCache` for what rows mean.
+class DeviceCache(WrittenRows):
+    """K and V of all layers for up to `capacity` rows; see `cache.WrittenRows`.
 
     Args:
         memory: where the blocks come from; they begin as zeros, since masked rows have no weight
@@ -33,8 +34,7 @@ class DeviceCache:
                 f"graph {spec.name!r} has a cache of open length whose rows are not contiguous; "
                 "export it again"
             )
-        self.capacity = capacity
-        self.committed = 0
+        super().__init__(capacity)
         self.addresses: dict[str, int] = {}
         self._blocks = []
         for tensor in tensors:
@@ -42,13 +42,3 @@ class DeviceCache:
             self._blocks.append(block)  # the addresses alone would not keep them
             present = tensor.name.replace("past_", "present_", 1)
             self.addresses[tensor.name] = self.addresses[present] = block.address
-
-    def commit(self, rows: int) -> None:
-        """Declare the rows below `rows` written."""
-        assert self.committed <= rows <= self.capacity, (self.committed, rows, self.capacity)
-        self.committed = rows
-
-    def truncate(self, rows: int) -> None:
-        """Forget everything from row `rows` on. O(1)."""
-        assert 0 <= rows <= self.committed, f"row {rows} of {self.committed} written ones"
-        self.committed = rows

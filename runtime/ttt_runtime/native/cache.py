@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import ModelConfig
+from ttt_runtime.cache import WrittenRows
 from ttt_runtime.native.kernels import Kernels
 from ttt_runtime.native.structures import address
 
 
-class NativeCache:
-    """Keys and values of all layers for up to `capacity` rows; rules as of `cache.KvCache`.
+class NativeCache(WrittenRows):
+    """Keys and values of all layers for up to `capacity` rows; see `cache.WrittenRows`.
 
     Memory is asked for at once but taken from the system page by page as rows are written.
 
@@ -30,8 +31,7 @@ class NativeCache:
     ) -> None:
         self._lanes = kernels.lanes
         self.rows = -(-capacity // kernels.scored) * kernels.scored  # of the buffers
-        self.capacity = capacity
-        self.committed = 0
+        super().__init__(capacity)
         self._poison = poison
         heads, size = model.num_key_value_heads, model.head_dim
         grouped = (heads, self.rows // kernels.lanes, size, kernels.lanes)
@@ -41,17 +41,6 @@ class NativeCache:
         self._addresses = [_addresses(buffers) for buffers in (self._keys, self._values)]
         self.keys, self.values = (ctypes.addressof(a) for a in self._addresses)
         self._spoil(0)
-
-    def commit(self, rows: int) -> None:
-        """Declare the rows below `rows` written."""
-        assert self.committed <= rows <= self.capacity, (self.committed, rows, self.capacity)
-        self.committed = rows
-
-    def truncate(self, rows: int) -> None:
-        """Forget everything from row `rows` on. O(1)."""
-        assert 0 <= rows <= self.committed, f"row {rows} of {self.committed} written ones"
-        self.committed = rows
-        self._spoil(rows)
 
     def _spoil(self, rows: int) -> None:
         if self._poison:

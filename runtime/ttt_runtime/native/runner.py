@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttt_ref.config import ModelConfig
-from ttt_ref.errors import ConfigError
 from ttt_runtime.bundle import Bundle
+from ttt_runtime.cache import open_capacity
 from ttt_runtime.embeddings import EmbeddingTable
 from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.grouped_spec import BLOCK_DECODER, is_grouped
@@ -34,7 +34,7 @@ class NativeRunner(TwoHeads):
     Args:
         bundle: an opened bundle whose decoder is grouped.
         threads: CPU threads; None takes all CPUs of this process.
-        capacity: rows of the cache; None takes the model's limit, up to `default_capacity`.
+        capacity: rows of the cache; None takes the model's limit, up to 4096.
         poison: NaN in every cache row not written (tests).
         variant: kernels of this kind (tests); None takes the fastest.
 
@@ -51,7 +51,6 @@ class NativeRunner(TwoHeads):
         *,
         threads: int | None = None,
         capacity: int | None = None,
-        default_capacity: int = 4096,
         poison: bool = False,
         variant: str | None = None,
     ) -> None:
@@ -62,9 +61,8 @@ class NativeRunner(TwoHeads):
         kernels = self._kernels = Kernels(settings.thread_count, variant)
         check_model(kernels, config)
         graphs = _decoders(bundle, config)
-        self.capacity = _capacity(
-            min(len(graph.cos) for graph in graphs), config, capacity, default_capacity
-        )
+        limit = min(config.max_position_embeddings, *(len(graph.cos) for graph in graphs))
+        self.capacity = open_capacity(limit, capacity)
         self._embeddings = EmbeddingTable.from_bundle(bundle)
         packed = [
             DecoderWeights(kernels, graph, config, self.capacity, self._embeddings)
@@ -154,12 +152,3 @@ def _decoders(bundle: Bundle, config: ModelConfig) -> list[GroupedGraph]:
             path = bundle.file(bundle.graph(name).file)
             graphs.append(GroupedGraph(path, config, by_rows=name == BLOCK_DECODER))
     return graphs
-
-
-def _capacity(rotary_rows: int, model: ModelConfig, asked: int | None, default: int) -> int:
-    limit = min(model.max_position_embeddings, rotary_rows)
-    if asked is None:
-        return min(limit, default)
-    if not 1 <= asked <= limit:
-        raise ConfigError(f"capacity {asked}; the model allows 1 .. {limit}")
-    return asked
