@@ -1,0 +1,1 @@
+"""One conversation: who speaks, what was said, what of it was heard."""
