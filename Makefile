@@ -17,7 +17,7 @@ $(TALK_ENV)/ready: pyproject.toml
 	touch $@
 
 # Kernels that changed are compiled by installing anew.
-KERNELS := hatch_build.py $(wildcard runtime/ttt_runtime/native/*.[ch])
+KERNELS := hatch_build.py $(wildcard runtime/ttt_runtime/backends/native/src/*.[ch])
 
 $(DEV_ENV)/ready: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(DEV_ENV)

@@ -1,4 +1,4 @@
-"""Compile the CPU kernels (`runtime/ttt_runtime/native`) while the package is built or installed.
+"""Compile the CPU kernels (`ttt_runtime.backends.native`) while the package is built or installed.
 
 They are an extra, not a need: where there is no C compiler, or none for this kind of CPU, the build
 says so and goes on, and onnxruntime runs the decoder (`ttt-doctor` tells which of the two does).
@@ -21,10 +21,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = Path("runtime/ttt_runtime/native")
-COMPILED = SOURCES / "compiled"
+KERNELS = Path("runtime/ttt_runtime/backends/native")
+SOURCES = KERNELS / "src"
+COMPILED = KERNELS / "compiled"
 COMMON = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread"]
-# Variant (see `ttt_runtime.native.library.VARIANTS`) -> what the compiler is told of the CPU.
+# Variant (`ttt_runtime.backends.native.library.VARIANTS`) -> what the compiler is told of the CPU.
 FLAGS = {
     "avx512vnni": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"],
     "avxvnni": ["-mavx2", "-mfma", "-mavxvnni"],

@@ -19,20 +19,19 @@ from typing import Annotated, Any
 import typer
 
 from ttt_ref.errors import exit_on_error
-from ttt_runtime.assistant import pick_preset
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import exactness_named
-from ttt_runtime.fast import parse_fast
-from ttt_runtime.graph_spec import GraphSpec
-from ttt_runtime.native.kernels import Kernels
+from ttt_runtime.backends.native.kernels import Kernels
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings, share_thread_pool
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.decode.approximations import exactness_named, parse_approximations
+from ttt_runtime.decode.scheduler import Step
+from ttt_runtime.dialogue.assistant import pick_preset
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,
     TurnShape,
     scripted_config,
 )
-from ttt_runtime.scheduler import Step
-from ttt_runtime.session import GraphSession, SessionSettings, share_thread_pool
 
 
 class Clock:
@@ -105,7 +104,7 @@ def _command(
         opened,
         device,
         exactness=exactness,
-        fast=parse_fast(fast or [], exactness),
+        fast=parse_approximations(fast or [], exactness),
         threads=threads,
     )
     shape = TurnShape()

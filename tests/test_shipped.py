@@ -14,10 +14,10 @@ import soundfile
 
 from ttt_ref import checkpoint
 from ttt_ref.generate import generate
-from ttt_runtime.assistant import Assistant, AudioPart, Reply
-from ttt_runtime.audio import read_audio
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.native.library import missing, suited
+from ttt_runtime.audio.reader import read_audio
+from ttt_runtime.backends.native.library import missing, suited
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Reply
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "runtime" / "ttt_runtime" / "bundles" / "tiny"

@@ -22,8 +22,8 @@ class Document:
 
 def floors_ms(bundle: Path, threads: int) -> dict[str, float]:
     """Return the least time of a text step (bytes) and of a block (products) on this machine."""
+    from ttt_runtime.backends.ort.session import SessionSettings
     from ttt_runtime.profiler.limits import measure_limits
-    from ttt_runtime.session import SessionSettings
 
     config = json.loads((bundle / "ttt_config.json").read_text())
     model, start = config["model"], config["layout"]["audio_start"]

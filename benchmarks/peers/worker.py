@@ -20,9 +20,9 @@ class Ours:
     """This project's runner: text rows for a text step, speech rows for a block."""
 
     def __init__(self, model: Path, threads: int, *, way: str, block_body: bool) -> None:
-        from ttt_runtime.bundle import Bundle
-        from ttt_runtime.grouped_spec import BLOCK_DECODER
-        from ttt_runtime.runners import cpu_runner
+        from ttt_runtime.backends.load import cpu_runner
+        from ttt_runtime.bundle.folder import Bundle
+        from ttt_runtime.bundle.gqa_spec import BLOCK_DECODER
 
         bundle = Bundle.open(model)
         if not block_body:

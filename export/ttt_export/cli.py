@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttt_quant.recipe import ENGINES, PRECISIONS
-from ttt_runtime.cli.entry import run_app
+from ttt_runtime.terminal.entry import run_app
 
 if TYPE_CHECKING:
     from ttt_export.export import ExportResult
@@ -74,17 +74,24 @@ Engines = Annotated[
 Report = Annotated[
     Path | None, typer.Option(help="Also write the quality report to this JSON file.")
 ]
-Ask = Annotated[
+Evaluate = Annotated[
     Path | None,
     typer.Option(
         help="Put these recordings (corpus part `test` of the shipped model's recipe) to the "
         "finished bundle: answers right and word error rate go into the report."
     ),
 ]
-AskLimit = Annotated[int, typer.Option(min=1, help="How many of the recordings are asked.")]
-AskListen = Annotated[
+EvaluateLimit = Annotated[int, typer.Option(min=1, help="How many of the recordings are put.")]
+EvaluateListen = Annotated[
     bool, typer.Option(help="Let whisper-base hear the spoken answers (extra `recipe`).")
 ]
+EvaluateWith = Annotated[
+    str | None, typer.Option(help="Another evaluation program; see docs/export.md for its form.")
+]
+# Names of the release before; hidden, for scripts that still say them.
+OldAsk = Annotated[Path | None, typer.Option("--ask", hidden=True)]
+OldAskLimit = Annotated[int | None, typer.Option("--ask-limit", min=1, hidden=True)]
+OldAskListen = Annotated[bool | None, typer.Option("--ask-listen/--no-ask-listen", hidden=True)]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the sequences drawn for the checks.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")]
 PlanMemory = Annotated[
@@ -112,9 +119,13 @@ def _command(
     codec_from: CodecFrom = None,
     engines: Engines = True,
     report: Report = None,
-    ask: Ask = None,
-    ask_limit: AskLimit = 80,
-    ask_listen: AskListen = True,
+    evaluate: Evaluate = None,
+    evaluate_limit: EvaluateLimit = 80,
+    evaluate_listen: EvaluateListen = True,
+    evaluate_with: EvaluateWith = None,
+    ask: OldAsk = None,
+    ask_limit: OldAskLimit = None,
+    ask_listen: OldAskListen = None,
     seed: Seed = 0,
     force: Force = False,
     plan_memory: PlanMemory = False,
@@ -125,9 +136,18 @@ def _command(
     choices (gates). The quality report is printed and stored in the bundle.
     """
     # Heavy imports stay in here: --help and a wrong option should not wait for torch.
-    from ttt_export.asked import Questions
+    from ttt_export.evaluation import RECIPE_EVALUATION, EvaluationOptions
     from ttt_export.options import ExportOptions
 
+    recordings = evaluate or ask
+    evaluation = None
+    if recordings is not None:
+        evaluation = EvaluationOptions(
+            recordings,
+            ask_limit or evaluate_limit,
+            evaluate_listen if ask_listen is None else ask_listen,
+            program=evaluate_with or RECIPE_EVALUATION,
+        )
     options = ExportOptions(
         precision=precision,
         engine=engine,
@@ -142,7 +162,7 @@ def _command(
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),
         codec_from=codec_from,
-        questions=None if ask is None else Questions(ask, ask_limit, ask_listen),
+        evaluation=evaluation,
         seed=seed,
         force=force,
         engines=engines,
@@ -166,7 +186,7 @@ def _run(
     from ttt_quant.report import GateError
 
     recipe = options.resolve_recipe()  # a wrong pair is told before anything is downloaded
-    options.check_questions()
+    options.check_evaluation()
     if not Path(model).exists():
         options = replace(options, hub_name=model)
     folder = find_checkpoint(model, revision=revision, local_files_only=local_files_only)

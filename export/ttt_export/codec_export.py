@@ -10,8 +10,8 @@ from typing import Any
 
 from ttt_export.source import CODEC_PATTERNS, Checkpoint, find_checkpoint
 from ttt_ref.errors import CheckpointError, ExportError
-from ttt_runtime.bundle import Bundle, BundleWriter
-from ttt_runtime.bundle_config import CodecEntry
+from ttt_runtime.bundle.folder import Bundle, BundleWriter
+from ttt_runtime.bundle.manifest import CodecEntry
 
 CODEC_FOLDER = "codec"
 BUILTIN = "ttt_export.codec.builtin"

@@ -20,7 +20,7 @@ from ttt_export.weights import Float32Array, WeightSource, tensor
 from ttt_export.writer import ONNX_TYPES, GraphWriter
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
-from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec
 
 PROGRESS_LAYERS = 8
 

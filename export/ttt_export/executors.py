@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from ttt_export.cases import Case
 from ttt_export.slices import layer_spec, sliced
 from ttt_ref.config import ModelConfig, TokenLayout
-from ttt_runtime.embeddings import EmbeddingTable
-from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec
-from ttt_runtime.masking import write_mask
-from ttt_runtime.ort_runner import OrtRunner
-from ttt_runtime.session import GraphSession, SessionSettings
+from ttt_runtime.backends.attention_mask import write_mask
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.embeddings import EmbeddingTable
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec
 
 Float32Array = NDArray[np.float32]
 

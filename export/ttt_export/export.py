@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ttt_export.asked import ask
 from ttt_export.checks import Check
 from ttt_export.codec_export import codec_report, copy_codec, export_codec
+from ttt_export.evaluation import evaluate
 from ttt_export.executors import Written
+from ttt_export.gqa.rewrite import install, install_block, regroup
 from ttt_export.graphs import (
     Progress,
     graph_specs,
@@ -21,7 +22,6 @@ from ttt_export.graphs import (
     silent,
     write_graphs,
 )
-from ttt_export.grouped.rewrite import install, install_block, regroup
 from ttt_export.memory_plan import check_memory, plan_export
 from ttt_export.options import ExportOptions, extra_config, made_from, made_with
 from ttt_export.quality import measure_quality
@@ -31,11 +31,11 @@ from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
 from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
 from ttt_export.tensorrt.profiles import SpanShape, graph_profiles
-from ttt_export.twin import check_written, remove_twin
+from ttt_export.unrounded_check import check_written, remove_twin
 from ttt_quant.recipe import Recipe
 from ttt_quant.report import GateError, QualityReport
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import BundleConfig, CodecEntry, GraphEntry
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.manifest import BundleConfig, CodecEntry, GraphEntry
 
 TABLE_FILE: Final = "embeddings.bin"
 SCALES_FILE: Final = "embeddings.scales.bin"
@@ -80,13 +80,13 @@ def export_checkpoint(
     """
     options = options or ExportOptions(precision=precision, engine=engine)
     recipe = options.resolve_recipe()
-    options.check_questions()
+    options.check_evaluation()
     if options.builds_engines:
         check_builder(options.engine)
     progress(f"reading {checkpoint_path}")
     checkpoint = open_checkpoint(checkpoint_path, options.adapter)
     cache_rows = options.cache_dim(checkpoint)
-    is_grouped = options.groups(recipe)
+    is_gqa = options.groups(recipe)
     presets, prompts = extra_config(checkpoint)
     check_memory(plan_export(checkpoint, recipe))
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
@@ -111,7 +111,7 @@ def export_checkpoint(
         progress("validating")
         checks, judged = check_written(checkpoint, recipe, written, sequences, options.seed)
         block: Written | None = None
-        if is_grouped:
+        if is_gqa:
             grouped = regroup(checkpoint, written, options.block_body, progress, options.seed)
             checks = [*checks, *grouped.checks]
             written = judged = install(grouped, folder)
@@ -160,10 +160,10 @@ def export_checkpoint(
             made_from=made_from(checkpoint, options, recipe),
             made_with={**made_with(), **engines},
         )
-        if options.questions is not None:
-            progress("asking it spoken questions")
-            asked = ask(bundle.seal(config), options.questions)
-            report = replace(report, asked=asked)
+        if options.evaluation is not None:
+            progress("evaluating it on recordings")
+            evaluation = evaluate(bundle.seal(config), options.evaluation)
+            report = replace(report, evaluation=evaluation)
             bundle.add_bytes(REPORT_FILE, report_json(report))
         path = bundle.publish(config)
     return ExportResult(path, report, tuple(checks))

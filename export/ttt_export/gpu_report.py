@@ -25,15 +25,15 @@ import numpy as np
 import typer
 
 from ttt_ref.errors import ConfigError, DeviceError, TttError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import Runner
-from ttt_runtime.cli.entry import run_app
-from ttt_runtime.device import Device
-from ttt_runtime.doctor.engines import check_engine
-from ttt_runtime.doctor.gpu import GpuReport, probe_gpus
-from ttt_runtime.graph_spec import DECODER
+from ttt_runtime.backends.base import Runner
+from ttt_runtime.backends.load import load_runner
+from ttt_runtime.backends.probe import check_engine
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import DECODER
+from ttt_runtime.machine.device import Device
+from ttt_runtime.machine.gpu import GpuReport, probe_gpus
 from ttt_runtime.profiler import device_parity, device_times
-from ttt_runtime.runners import load_runner
+from ttt_runtime.terminal.entry import run_app
 
 if TYPE_CHECKING:
     from ttt_export.cases import Case

@@ -19,8 +19,8 @@ from onnx import TensorProto, numpy_helper
 from ttt_export.weights import Float32Array
 from ttt_quant.scheme import BlockQuantized, unpack_nibbles
 from ttt_ref.config import ModelConfig, TokenLayout
-from ttt_runtime.embeddings import EmbeddingTable
-from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.bundle.embeddings import EmbeddingTable
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 
 _TYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32,

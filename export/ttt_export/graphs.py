@@ -19,9 +19,8 @@ from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Recipe
 from ttt_quant.scheme import Scheme
-from ttt_runtime.bundle_config import EmbeddingsEntry
-from ttt_runtime.embeddings import EmbeddingTable
-from ttt_runtime.graph_spec import (
+from ttt_runtime.bundle.embeddings import EmbeddingTable
+from ttt_runtime.bundle.graph_spec import (
     DECODER,
     SPEECH_HEAD,
     TEXT_HEAD,
@@ -32,6 +31,7 @@ from ttt_runtime.graph_spec import (
     speech_head_spec,
     text_head_spec,
 )
+from ttt_runtime.bundle.manifest import EmbeddingsEntry
 
 Progress = Callable[[str], None]
 

@@ -13,7 +13,7 @@ from ttt_export.weights import Float32Array, WeightSource
 from ttt_export.writer import GraphWriter
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig, TokenLayout
-from ttt_runtime.graph_spec import TEXT_HEAD, GraphSpec
+from ttt_runtime.bundle.graph_spec import TEXT_HEAD, GraphSpec
 
 
 def head_tensor(config: ModelConfig) -> str:

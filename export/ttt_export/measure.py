@@ -24,7 +24,7 @@ import psutil
 import typer
 
 from ttt_ref.errors import ConfigError, ExportError
-from ttt_runtime.cli.entry import run_app
+from ttt_runtime.terminal.entry import run_app
 
 # Random weights agree with nothing: figures of size and time are wanted of them, not of quality.
 OPEN_GATES = ("--max-kl", "1e9", "--min-agreement", "0")

@@ -9,13 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from ttt_export.asked import Questions
+from ttt_export.evaluation import EvaluationOptions
 from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import BundleError, CheckpointError, ConfigError
-from ttt_runtime.graph_spec import CacheLayout, Dim
-from ttt_runtime.prompt import Prompts
+from ttt_runtime.bundle.graph_spec import CacheLayout, Dim
+from ttt_runtime.dialogue.prompt import Prompts
 
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
@@ -66,7 +66,7 @@ class ExportOptions:
     codec_from: Path | None = None
     hub_name: str | None = None
     seed: int = 0
-    questions: Questions | None = None
+    evaluation: EvaluationOptions | None = None
     force: bool = False
     engines: bool = True
 
@@ -87,16 +87,16 @@ class ExportOptions:
         )
         return replace(recipe, gates=gates)
 
-    def check_questions(self) -> None:
-        """Tell before the work what would keep the finished bundle from being asked."""
-        if self.questions is None:
+    def check_evaluation(self) -> None:
+        """Tell before the work what would keep the finished bundle from being evaluated."""
+        if self.evaluation is None:
             return
         if self.engine in FIXED_CACHE_ENGINES and not self.engines:
             raise ConfigError(
-                f"a bundle for {self.engine} without engines cannot be asked; leave out --ask "
-                "or --no-engines"
+                f"a bundle for {self.engine} without engines cannot be evaluated; leave out "
+                "--evaluate or --no-engines"
             )
-        self.questions.check()
+        self.evaluation.check()
 
     @property
     def cache_layout(self) -> CacheLayout:

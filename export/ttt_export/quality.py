@@ -24,7 +24,7 @@ from ttt_quant.report import (
     summarize_ranks,
 )
 from ttt_ref.config import TokenLayout
-from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 
 IntArray = NDArray[np.int64]
 Float32Array = NDArray[np.float32]

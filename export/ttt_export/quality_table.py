@@ -2,7 +2,7 @@
 
 Exports the checkpoint under every variant of `quality_variants`, with open gates, and puts the
 quality reports side by side. With ``--data`` (the test recordings of the recipe of the shipped
-model) each bundle is also asked: answers exactly right, and the word error rate of what it says.
+model) each bundle is also evaluated: answers exactly right, and the word error rate of what it says.
 Every row is kept in FOLDER as JSON, so the same command goes on where it was stopped. Rows
 without "its codec" hold the codec in float32: they tell what the model's precision does.
 """
@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ttt_export.asked import Questions, evaluate
+from ttt_export.evaluation import EvaluationOptions, run_program
 from ttt_export.quality_variants import Variant, variants
 from ttt_ref.errors import ExportError
-from ttt_runtime.cli.entry import run_app
+from ttt_runtime.terminal.entry import run_app
 
 CODEC_DONOR = Variant("codec donor", "fp32", own_codec=True)
 # Rows of the evaluation's table that belong here, by how they begin.
@@ -77,24 +77,26 @@ def read_kept(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def measure_row(
-    checkpoint: Path, variant: Variant, folder: Path, questions: Questions | None
+    checkpoint: Path, variant: Variant, folder: Path, evaluation: EvaluationOptions | None
 ) -> dict[str, Any]:
     """Return a row, from FOLDER where it stands there already."""
     stem = _file_name(variant)
     report, heard = folder / f"{stem}.json", folder / f"{stem}.heard.json"
     bundle = None
-    is_asked = questions is not None and variant.engine == "cpu"
+    is_evaluated = evaluation is not None and variant.engine == "cpu"
     if not report.is_file():
-        bundle = export_variant(checkpoint, variant, folder, _donor(checkpoint, folder, is_asked))
+        bundle = export_variant(
+            checkpoint, variant, folder, _donor(checkpoint, folder, is_evaluated)
+        )
         shutil.copyfile(bundle / "export_report.json", report)
     row = {"name": variant.name, **read_kept(report, REPORT_KEYS)}
-    if questions is not None and is_asked:
+    if evaluation is not None and is_evaluated:
         if not heard.is_file():
             if bundle is None:
-                donor = _donor(checkpoint, folder, is_asked)
+                donor = _donor(checkpoint, folder, is_evaluated)
                 bundle = export_variant(checkpoint, variant, folder, donor)
             unfinished = folder / f"{stem}.part"
-            evaluate(bundle, questions.data, unfinished, questions.words())
+            run_program(bundle, evaluation, unfinished)
             unfinished.rename(heard)
         row["heard"] = read_kept(heard, HEARD_KEYS)["rows"]
     if bundle is not None:
@@ -102,13 +104,13 @@ def measure_row(
     return row
 
 
-def _donor(checkpoint: Path, folder: Path, is_asked: bool) -> Path | None:
+def _donor(checkpoint: Path, folder: Path, is_evaluated: bool) -> Path | None:
     """Return the bundle whose float32 codec the rows share; exported when it is first wanted."""
     out = folder / _file_name(CODEC_DONOR)
     if not out.is_dir():
         export_variant(checkpoint, CODEC_DONOR, folder, None)
     has_codec = (out / "codec").is_dir()
-    if is_asked and not has_codec:
+    if is_evaluated and not has_codec:
         raise ExportError(f"{checkpoint} has no codec, so nothing can be heard; leave --data out")
     return out if has_codec else None
 
@@ -161,14 +163,14 @@ def _command(
     if not chosen:
         raise ExportError(f"no row is called {' or '.join(only or [])}; see quality_variants.py")
     open_checkpoint(checkpoint)  # mistakes are told before the first export
-    questions = None if data is None else Questions(data, limit, listen, threads)
-    if questions is not None:
-        questions.check()
+    evaluation = None if data is None else EvaluationOptions(data, limit, listen, threads)
+    if evaluation is not None:
+        evaluation.check()
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for variant in chosen:
         print(f"... {variant.name}", file=sys.stderr)
-        rows.append(measure_row(checkpoint, variant, folder, questions))
+        rows.append(measure_row(checkpoint, variant, folder, evaluation))
     text = table(rows)
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     typer.echo(f"held against the checkpoint on {rows[0]['sequences']}")

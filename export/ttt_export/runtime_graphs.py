@@ -1,7 +1,7 @@
 """Write the runtime's own graphs for long logits: ``python -m ttt_export.runtime_graphs``.
 
-They belong to no model, so they lie in the runtime's own package. See `ttt_runtime.survey` and
-`ttt_runtime.softmax`.
+They belong to no model, so they lie in the runtime's own package. See
+`ttt_runtime.backends.ort.top_k` and `ttt_runtime.backends.ort.softmax`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ttt_export.writer import IR_VERSION, OPSET, value_info
-from ttt_runtime import softmax, survey
-from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.backends.ort import softmax, top_k
+from ttt_runtime.bundle.graph_spec import GraphSpec
 
 
-def survey_model() -> onnx.ModelProto:
+def top_k_model() -> onnx.ModelProto:
     """Choose the `count` largest of logits [N, 256] and sum exp((logit - largest) * per_unit).
 
     The largest stand in the `count` rows of the highest peaks, so only those are sorted. Equals
@@ -46,9 +46,9 @@ def survey_model() -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["term", "columns"], ["row_sum"], keepdims=0),
         helper.make_node("ReduceSum", ["row_sum"], ["sum_exp"], keepdims=1),
     ]
-    numbers = {"columns": [1], "minus_one": [-1], "flat": [-1], "width": [survey.ROW]}
+    numbers = {"columns": [1], "minus_one": [-1], "flat": [-1], "width": [top_k.ROW]}
     return _model(
-        survey.SPEC,
+        top_k.SPEC,
         nodes,
         [
             numpy_helper.from_array(np.array(values, dtype=np.int64), name)
@@ -86,5 +86,5 @@ def write(model: onnx.ModelProto, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(survey_model(), survey.GRAPH)
+    write(top_k_model(), top_k.GRAPH)
     write(softmax_model(), softmax.GRAPH)

@@ -11,7 +11,7 @@ from onnx import helper
 
 from ttt_export.writer import value_info
 from ttt_ref.config import ModelConfig
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 
 def layer_spec(decoder: GraphSpec, config: ModelConfig, index: int) -> GraphSpec:

@@ -9,7 +9,7 @@ import numpy as np
 from ttt_export.source import Checkpoint
 from ttt_export.weights import row_chunks
 from ttt_ref.errors import ExportError
-from ttt_runtime.bundle_config import EmbeddingsEntry
+from ttt_runtime.bundle.manifest import EmbeddingsEntry
 
 EMBEDDINGS = "model.embed_tokens.weight"
 FLOAT16_LIMIT = float(np.finfo(np.float16).max)

@@ -20,7 +20,7 @@ from ttt_export.leak_probe import probe_leaks
 from ttt_export.reference_stream import StreamedReference
 from ttt_export.writer import OPSET, value_info
 from ttt_ref.errors import ExportError
-from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 
 Float32Array = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 OPSET = 24
 IR_VERSION = 11

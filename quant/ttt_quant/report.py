@@ -72,7 +72,7 @@ class QualityReport:
     checks: Sequence[Mapping[str, Any]] = ()
     codec: Mapping[str, Any] = field(default_factory=dict)
     block_body: QualityReport | None = None  # the same of a second decoder, for blocks
-    asked: Mapping[str, Any] = field(default_factory=dict)  # spoken questions put to the bundle
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # recordings put to the bundle
 
     def failures(self) -> list[str]:
         """Return one line for each gate that is not reached."""
@@ -109,7 +109,7 @@ class QualityReport:
         lines += self._codec_lines()
         if self.block_body is not None:
             lines += [f"decoder for blocks: {line}" for line in self.block_body._choice_lines()]
-        lines += self._asked_lines()
+        lines += self._evaluation_lines()
         verdict = "; ".join(self.failures()) or "all reached"
         lines.append(
             f"gates (max_kl {self.gates.max_kl:g}, min_agreement {self.gates.min_agreement:g}): "
@@ -153,12 +153,15 @@ class QualityReport:
             f"codec solver: {solver['steps']} steps of {solver['name']}",
         ]
 
-    def _asked_lines(self) -> list[str]:
+    def _evaluation_lines(self) -> list[str]:
         """Return what the bundle made of spoken questions, if any were put to it."""
-        if not self.asked:
+        if not self.evaluation:
             return []
-        lines = [f"asked {self.asked['recordings']} recordings; voices heard in training | others"]
-        return lines + [f"  {name}: {known} | {new}" for name, known, new in self.asked["rows"]]
+        count = self.evaluation["recordings"]
+        lines = [f"put {count} recordings to it; voices heard in training | others"]
+        return lines + [
+            f"  {name}: {known} | {new}" for name, known, new in self.evaluation["rows"]
+        ]
 
 
 class GateError(ExportError):

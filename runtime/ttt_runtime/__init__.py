@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttt_runtime.assistant import Assistant as Assistant
-    from ttt_runtime.bundle import Bundle as Bundle
-    from ttt_runtime.engine import SpeechEngine as SpeechEngine
+    from ttt_runtime.bundle.folder import Bundle as Bundle
+    from ttt_runtime.decode.engine import SpeechEngine as SpeechEngine
+    from ttt_runtime.dialogue.assistant import Assistant as Assistant
 
 _HOMES = {
-    "Assistant": "ttt_runtime.assistant",
-    "Bundle": "ttt_runtime.bundle",
-    "SpeechEngine": "ttt_runtime.engine",
+    "Assistant": "ttt_runtime.dialogue.assistant",
+    "Bundle": "ttt_runtime.bundle.folder",
+    "SpeechEngine": "ttt_runtime.decode.engine",
 }
 __all__ = ["Assistant", "Bundle", "SpeechEngine"]
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from ttt_export.export import ExportResult, export_checkpoint
 from ttt_ref import checkpoint
 from ttt_ref.checkpoint import Loaded
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 
 Export = Callable[[Path], ExportResult]
 

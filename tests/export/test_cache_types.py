@@ -15,10 +15,10 @@ from ttt_export.sequences import load_sequences
 from ttt_export.source import open_checkpoint
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.doctor.needs import cache_bytes
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.backends.requirements import cache_bytes
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 
 
 @pytest.fixture(scope="module", params=["fp16", "int8"])

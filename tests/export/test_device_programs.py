@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from ttt_ref.errors import exit_on_error
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.gpu.runner import DeviceRunner
+from ttt_runtime.backends.gpu.runner import DeviceRunner
+from ttt_runtime.backends.load import cuda_runner, load_runner
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.profiler import device_parity, device_times
 from ttt_runtime.profiler.device_parity import compare, on_the_cpu
-from ttt_runtime.runners import cuda_runner, load_runner
 
 
 @pytest.fixture(scope="module")

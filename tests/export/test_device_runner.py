@@ -19,14 +19,14 @@ from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import DeviceError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.gpu import ort_graph
-from ttt_runtime.gpu.rows import DeviceRows
-from ttt_runtime.gpu.runner import DeviceRunner
-from ttt_runtime.grouped_spec import ATTENTION, GROUPED
-from ttt_runtime.ort_runner import OrtRunner
-from ttt_runtime.runners import cuda_runner, load_runner
+from ttt_runtime.backends.gpu import ort_graph
+from ttt_runtime.backends.gpu.rows import DeviceRows
+from ttt_runtime.backends.gpu.runner import DeviceRunner
+from ttt_runtime.backends.load import cuda_runner, load_runner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.gqa_spec import ATTENTION, GROUPED
+from ttt_runtime.decode.engine import SpeechEngine
 
 TOLERANCE = 1e-4
 
@@ -121,7 +121,7 @@ def test_only_ids_and_scores_cross_in_greedy_steps(portable, tied, monkeypatch) 
 
 def test_a_prefill_longer_than_the_first_room_for_hidden_rows(portable, tied, monkeypatch) -> None:
     """Bindings to the old place must go with it, or a head would read rows of long ago."""
-    monkeypatch.setattr("ttt_runtime.gpu.runner.FIRST_ROWS", 8)
+    monkeypatch.setattr("ttt_runtime.backends.gpu.runner.FIRST_ROWS", 8)
     bundle = portable(tied)
     device = cuda_runner(bundle, "cpu", threads=1, capacity=256)
     host = OrtRunner.from_bundle(bundle, threads=1, capacity=256, bucket_rows=256)

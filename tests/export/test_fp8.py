@@ -25,10 +25,10 @@ from ttt_export.writer import GraphWriter
 from ttt_quant.recipe import default_recipe
 from ttt_quant.scheme import FP8_LARGEST, Scheme
 from ttt_ref.errors import ConfigError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.graph_spec import decoder_spec
-from ttt_runtime.tensorrt.api import load_backend
-from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
+from ttt_runtime.backends.tensorrt.api import load_backend
+from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import decoder_spec
 
 OPEN = {"max_kl": 1.0, "min_agreement": 0.5}
 

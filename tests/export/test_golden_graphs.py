@@ -11,9 +11,9 @@ from tests.conftest import golden_cases
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 
 TOLERANCE = 1e-4
 

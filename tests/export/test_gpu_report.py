@@ -11,11 +11,11 @@ import pytest
 
 from ttt_export import gpu_report
 from ttt_ref.errors import DeviceError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.doctor.engines import EngineStatus
-from ttt_runtime.doctor.gpu import Gpu, GpuReport
+from ttt_runtime.backends.load import cuda_runner
+from ttt_runtime.backends.probe import EngineStatus
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.machine.gpu import Gpu, GpuReport
 from ttt_runtime.profiler import device_times
-from ttt_runtime.runners import cuda_runner
 
 HERE = GpuReport(gpus=(Gpu(0, "RTX 4090", (8, 9)),), driver="580.1", cuda="13.0")
 NOWHERE = GpuReport(problem="no NVIDIA GPU or driver (libcuda.so.1 is not there)")
@@ -58,7 +58,7 @@ def test_a_leak_on_the_device_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         out[...] = False
         out[:, : start + len(ids)] = True
 
-    monkeypatch.setattr("ttt_runtime.gpu.runner.write_mask", all_see_all)
+    monkeypatch.setattr("ttt_runtime.backends.gpu.runner.write_mask", all_see_all)
     found = gpu_report.report([], ["cuda"], tmp_path, load=on_the_host, repeats=1, prompts=1)
     assert not found["parity"][0]["passed"]
 

@@ -19,8 +19,8 @@ from ttt_export.leak_probe import probe_leaks
 from ttt_export.validate import check_structure, validate
 from ttt_ref.errors import ExportError
 from ttt_ref.mask import attend_mask
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.graph_spec import DECODER, decoder_spec
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import DECODER, decoder_spec
 
 
 @pytest.fixture

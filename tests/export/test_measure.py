@@ -9,7 +9,7 @@ import pytest
 from ttt_export import measure
 from ttt_export.measure import Measured, measure_export, table
 from ttt_ref.errors import ConfigError, ExportError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 
 
 def test_an_export_is_measured(tied, tmp_path):

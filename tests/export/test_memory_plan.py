@@ -19,7 +19,7 @@ from ttt_export.writer import GraphWriter
 from ttt_quant.recipe import default_recipe
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 INPUTS, OUTPUTS = 512, 40_000
 # Loads a graph and runs a few rows, as the checks do; prints by how much its peak has grown.

@@ -15,20 +15,20 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.export.grouped.test_rewrite import OPEN_GATES, answers, with_block_decoder
+from tests.export.gqa.test_rewrite import OPEN_GATES, answers, with_block_decoder
 from tests.export.test_same_ids import CONFIGS, random_prompt
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_ref.errors import BundleError, ConfigError, DeviceError, TttError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.embeddings import EmbeddingTable
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.grouped_spec import BLOCK_DECODER
-from ttt_runtime.native import library
-from ttt_runtime.native.graph import NotNativeError
-from ttt_runtime.native.runner import NativeRunner
-from ttt_runtime.ort_runner import OrtRunner
-from ttt_runtime.runners import cpu_runner, load_runner
+from ttt_runtime.backends.load import cpu_runner, load_runner
+from ttt_runtime.backends.native import library
+from ttt_runtime.backends.native.graph import NotNativeError
+from ttt_runtime.backends.native.runner import NativeRunner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.bundle.embeddings import EmbeddingTable
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.gqa_spec import BLOCK_DECODER
+from ttt_runtime.decode.engine import SpeechEngine
 
 needs_kernels = pytest.mark.skipif(library.missing() is not None, reason=str(library.missing()))
 SHIPPED = Path(__file__).resolve().parents[2] / "runtime" / "ttt_runtime" / "bundles" / "tiny"
@@ -326,8 +326,8 @@ def test_the_second_body_is_its_own(bundles):
 FORKS = """
 import os, sys
 from ttt_ref.errors import TttError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.native.runner import NativeRunner
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.backends.native.runner import NativeRunner
 
 runner = NativeRunner(Bundle.open(sys.argv[1]), threads=2, capacity=64)
 runner.forward([3, 1], 0)

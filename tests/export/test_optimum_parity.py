@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.export.conftest import Export
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.bundle.folder import Bundle
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"

@@ -10,7 +10,7 @@ import pytest
 from ttt_export import gpu_report, measure, quality_table
 from ttt_export.quality_table import HEARD_KEYS, read_kept
 from ttt_ref.errors import ExportError
-from ttt_runtime.cli.entry import run_app
+from ttt_runtime.terminal.entry import run_app
 
 
 @pytest.fixture

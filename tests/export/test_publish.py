@@ -18,8 +18,8 @@ from ttt_export.writer import GraphWriter
 from ttt_quant.report import GateError
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import BundleError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ class Block:
 
 sys.meta_path.insert(0, Block())
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.decode.engine import SpeechEngine
 import json
 config = GenerationConfig.from_dict(json.loads(sys.argv[2]))
 engine = SpeechEngine.from_bundle(sys.argv[1], threads=1, capacity=256)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ttt_export import quality_table
-from ttt_export.asked import Questions
+from ttt_export.evaluation import Questions
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_export.quality import masked_blocks, text_rows
@@ -19,7 +19,7 @@ from ttt_export.sequences import CALIBRATION_FILE, assistant_opening, load_seque
 from ttt_export.source import open_checkpoint
 from ttt_quant.recipe import Recipe
 from ttt_ref.errors import ExportError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ROOT / "checkpoints" / "tiny"

@@ -12,13 +12,13 @@ import pytest
 
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.graph_spec import DECODER
-from ttt_runtime.grouped_spec import is_grouped
-from ttt_runtime.native.library import missing
-from ttt_runtime.native.runner import NativeRunner
-from ttt_runtime.ort_runner import OrtRunner
-from ttt_runtime.runners import cuda_runner
+from ttt_runtime.backends.load import cuda_runner
+from ttt_runtime.backends.native.library import missing
+from ttt_runtime.backends.native.runner import NativeRunner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.gqa_spec import is_gqa
+from ttt_runtime.bundle.graph_spec import DECODER
 
 needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 TOLERANCE = 1e-4
@@ -68,7 +68,7 @@ def test_any_order_gives_the_same_rows(
 ) -> None:
     path = request.getfixturevalue(form)(golden_checkpoints[0]).path
     config = Bundle.open(path).config
-    assert is_grouped(config.graphs[DECODER].spec) == (form == "grouped")
+    assert is_gqa(config.graphs[DECODER].spec) == (form == "grouped")
     layout = config.layout
     runner = load(path)
     rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import torch
 
 from ttt_ref.config import GenerationConfig
 from ttt_ref.generate import generate
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.decode.engine import SpeechEngine
 
 CONFIGS = [
     GenerationConfig(

@@ -1,4 +1,4 @@
-"""Every option of `fast` keeps the agreement with `exact` that docs/fast_options.json states."""
+"""Every option of `fast` keeps the agreement with `exact` that docs/approximations.json states."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 from ttt_runtime.profiler.agreement import DEFAULT_OPTIONS, Agreement, markdown, measure_agreement
 from ttt_runtime.profiler.prompts import random_prompts, said_prompts
 from ttt_runtime.profiler.stated import (
@@ -24,7 +24,7 @@ from ttt_runtime.profiler.stated import (
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = read_state(ROOT / "docs" / "fast_options.json")
+STATE = read_state(ROOT / "docs" / "approximations.json")
 TEXTS = ROOT / "samples" / "questions.txt"
 SHIPPED = ROOT / "runtime" / "ttt_runtime" / "bundles" / "tiny"
 # Other kernels round otherwise, and a near tie may go the other way: one answer of sixteen.
@@ -33,7 +33,7 @@ SLACK = 1 / 16 + 1e-9
 HARMLESS = ("early_end",)
 RESTATE = (
     "python -m ttt_runtime.profiler.agreement runtime/ttt_runtime/bundles/tiny "
-    "--say samples/questions.txt --state docs/fast_options.json --table docs/fast_options.md "
+    "--say samples/questions.txt --state docs/approximations.json --table docs/approximations.md "
     "--table README.md"
 )
 
@@ -75,7 +75,7 @@ def test_on_the_shipped_model() -> None:
 
 def test_tables_show_what_is_stated() -> None:
     rows = [Agreement(**row) for row in STATE["shipped"]["options"]]
-    texts = [(ROOT / name).read_text() for name in ("docs/fast_options.md", "README.md")]
+    texts = [(ROOT / name).read_text() for name in ("docs/approximations.md", "README.md")]
     assert BEGIN in texts[0]
     for text in texts:
         if BEGIN in text:

@@ -14,8 +14,8 @@ from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_quant.recipe import default_recipe
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 
 RECIPE = """
 name = "test {algorithm}"
@@ -118,7 +118,7 @@ def test_weights_are_really_in_four_bits(reports):
 
 def test_int8_table_rows_are_close(reports, golden_checkpoints):
     from ttt_export.source import open_checkpoint
-    from ttt_runtime.embeddings import EmbeddingTable
+    from ttt_runtime.bundle.embeddings import EmbeddingTable
 
     bundle = Bundle.open(reports["rtn"].path)
     source = open_checkpoint(golden_checkpoints[-1]).weights

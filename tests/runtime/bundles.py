@@ -9,9 +9,9 @@ from typing import Any
 
 from tests.runtime.toy import toy_layout
 from ttt_ref.config import GenerationConfig, ModelConfig
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import CONFIG_NAME, BundleConfig, EmbeddingsEntry, GraphEntry
-from ttt_runtime.graph_spec import decoder_spec, speech_head_spec, text_head_spec
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.graph_spec import decoder_spec, speech_head_spec, text_head_spec
+from ttt_runtime.bundle.manifest import CONFIG_NAME, BundleConfig, EmbeddingsEntry, GraphEntry
 
 LAYOUT = toy_layout()
 MODEL = ModelConfig(

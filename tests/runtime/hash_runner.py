@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttt_ref.config import TokenLayout
-from ttt_runtime.sampler import Floats, HeadBest
+from ttt_runtime.backends.base import Floats, HeadBest
 
 
 class HashRunner:
     """The runner protocol; its cache holds one checksum a row. It knows no logits."""
 
-    survey = None
+    top_k_finder = None
 
     def __init__(self, layout: TokenLayout, capacity: int = 2048) -> None:
         self.layout = layout

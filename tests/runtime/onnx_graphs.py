@@ -1,4 +1,4 @@
-"""Small ONNX files for the tests of `ttt_runtime.onnx_file`, and what both readers say of them."""
+"""Small ONNX files for the tests of `onnx_file`, and what both readers say of them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 import ttt_runtime
 from ttt_export.writer import GraphWriter
 from ttt_ref.errors import BundleError
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
-from ttt_runtime.onnx_file import OnnxFile
+from ttt_runtime.backends.native.onnx_file import OnnxFile
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 SHIPPED = Path(ttt_runtime.__file__).parent / "bundles" / "tiny"
 WEIGHTS: dict[str, NDArray[Any]] = {

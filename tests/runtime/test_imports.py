@@ -21,7 +21,7 @@ print(sorted(heavy))
 TIMED = """
 import time
 begin = time.process_time()
-from ttt_runtime.engine import SpeechEngine
+from ttt_runtime.decode.engine import SpeechEngine
 import ttt_runtime.cli.assistant
 print(time.process_time() - begin)
 """

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_runtime.sampler import HeadBest
+from ttt_runtime.backends.base import HeadBest
 
 Array = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ class ToyModel:
 class ToyRunner:
     """The runner protocol on a ToyModel, with a real KV cache that is NaN where unwritten."""
 
-    survey = None
+    top_k_finder = None
 
     def __init__(self, model: ToyModel, capacity: int = 512) -> None:
         self.model = model

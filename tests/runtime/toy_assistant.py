@@ -7,11 +7,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tests.runtime.toy import ToyModel, ToyRunner
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_runtime.assistant import Assistant
+from ttt_runtime.backends.base import HeadBest
 from ttt_runtime.codec.base import Audio, Codes
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.prompt import PromptBuilder, Prompts
-from ttt_runtime.sampler import HeadBest
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.dialogue.assistant import Assistant
+from ttt_runtime.dialogue.prompt import PromptBuilder, Prompts
 
 CODES = 8
 SPECIALS = (

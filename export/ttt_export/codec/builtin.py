@@ -21,14 +21,14 @@ from ttt_ref.codec.builtin.layers import digits_to_ids
 from ttt_ref.codec.builtin.source import gains, noise_gate
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.errors import ExportError
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import CodecEntry, GraphEntry
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.bundle.manifest import CodecEntry, GraphEntry
 from ttt_runtime.codec.builtin.decoder import BuiltinDecoder
 from ttt_runtime.codec.builtin.load import DECODER_GRAPH, TOKENIZER_GRAPH
 from ttt_runtime.codec.builtin.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.builtin.tokenizer import BuiltinTokenizer
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
-from ttt_runtime.session import GraphSession, SessionSettings
 
 OPSET = 20
 PRECISIONS = ("fp32", "int8")

@@ -24,14 +24,14 @@ from ttt_ref.codec.glm4voice.flow import Flow
 from ttt_ref.codec.glm4voice.hift import Hift
 from ttt_ref.codec.glm4voice.weights import load_flow, load_hift, load_tokenizer
 from ttt_ref.errors import CodecError, ExportError
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import CodecEntry, GraphEntry
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.bundle.manifest import CodecEntry, GraphEntry
 from ttt_runtime.codec.glm4voice import graphs
 from ttt_runtime.codec.glm4voice.load import assemble
-from ttt_runtime.codec.glm4voice.measure import fastest_solver
 from ttt_runtime.codec.glm4voice.params import DecoderParams
-from ttt_runtime.graph_spec import GraphSpec
-from ttt_runtime.session import GraphSession, SessionSettings
+from ttt_runtime.profiler.glm4voice.times import fastest_solver
 
 FLOAT32 = Precision()
 MAX_MEL_DISTANCE_DB = 1.0

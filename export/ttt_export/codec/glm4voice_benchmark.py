@@ -26,16 +26,16 @@ from ttt_export.codec.graph_work import gflop
 from ttt_export.codec_export import CODEC_REPORT_FILE
 from ttt_ref.codec.glm4voice.weights import load_flow
 from ttt_ref.errors import ExportError, exit_on_error
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import CodecEntry, GraphEntry
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.manifest import CodecEntry, GraphEntry
 from ttt_runtime.codec.glm4voice import graphs, timing
-from ttt_runtime.codec.glm4voice.measure import (
+from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
+from ttt_runtime.profiler.glm4voice.times import (
     CHUNK_TOKENS,
     CODEC_FILE,
     REFERENCE,
     SECONDS_PER_TOKEN,
 )
-from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
 
 KEPT_REPORT = "benchmark.json"
 OPEN_GATES = Gates(min_agreement=0.0, max_mel_db=1e9, max_spectrum_db=1e9)
@@ -115,7 +115,7 @@ def benchmark(
     """Export in one precision and measure in a process of its own."""
     out = folder / precision
     result = export_once(tokenizer, decoder, precision, out)
-    command = [sys.executable, "-m", "ttt_runtime.codec.glm4voice.measure", str(out), *options]
+    command = [sys.executable, "-m", "ttt_runtime.profiler.glm4voice.times", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ExportError(f"measuring {precision} failed: {done.stderr.strip()[-300:]}")

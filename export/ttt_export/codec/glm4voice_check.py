@@ -15,8 +15,8 @@ from ttt_ref.codec.glm4voice.hift import Hift
 from ttt_ref.codec.glm4voice.tokenizer import SpeechEncoder
 from ttt_ref.errors import ExportError
 from ttt_runtime.codec.glm4voice.decoder import Glm4VoiceDecoder
-from ttt_runtime.codec.glm4voice.measure import DB, rms, speechlike
 from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
+from ttt_runtime.profiler.glm4voice.times import DB, rms, speechlike
 
 CHECK_SECONDS = 6  # a closed block and an open one
 CHECK_TOKENS = 26

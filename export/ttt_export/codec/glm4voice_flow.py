@@ -19,12 +19,12 @@ from ttt_ref.codec.glm4voice.estimator import (
 )
 from ttt_ref.codec.glm4voice.flow import Flow
 from ttt_ref.codec.glm4voice.flow_encoder import FlowEncoderLayer, LengthRegulator
+from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.codec.glm4voice.graphs import (
     flow_encoder_spec,
     flow_single_spec,
     flow_velocity_spec,
 )
-from ttt_runtime.graph_spec import GraphSpec
 
 
 class _EncoderGraph:

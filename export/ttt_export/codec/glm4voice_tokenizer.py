@@ -10,9 +10,9 @@ import torch
 from ttt_export.codec.ops import Ops, Precision, array
 from ttt_ref.codec.glm4voice.stream_encode import HALO_FRAMES
 from ttt_ref.codec.glm4voice.tokenizer import EncoderLayer, SpeechEncoder
+from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.codec.glm4voice.graphs import tokenizer_spec
 from ttt_runtime.codec.glm4voice.params import TokenizerParams
-from ttt_runtime.graph_spec import GraphSpec
 
 
 def tokenizer_params(encoder: SpeechEncoder) -> TokenizerParams:

@@ -23,8 +23,8 @@ from ttt_ref.codec.glm4voice.hift import (
     SnakeBlock,
 )
 from ttt_ref.codec.glm4voice.istft import BINS, HOP, N_FFT
+from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.codec.glm4voice.graphs import vocoder_f0_spec, vocoder_spec
-from ttt_runtime.graph_spec import GraphSpec
 
 
 def write_vocoder_f0(path: Path, hift: Hift, precision: Precision) -> GraphSpec:

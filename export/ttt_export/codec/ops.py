@@ -19,7 +19,7 @@ from ttt_export.weights import WeightSource
 from ttt_export.writer import GraphWriter
 from ttt_quant.rtn import quantize_rtn
 from ttt_quant.scheme import BlockQuantized, Float32Array, Scheme
-from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec
 
 # float: weights of the compute type.
 # half, stored: float16 or int8 weights, widened once when the graph is loaded.

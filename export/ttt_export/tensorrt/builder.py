@@ -14,8 +14,8 @@ from ttt_export.tensorrt.profiles import add_profiles
 from ttt_export.tensorrt.progress import Silent, interruptible, make_monitor
 from ttt_export.tensorrt.request import BuildRequest
 from ttt_ref.errors import DeviceError, ExportError
-from ttt_runtime.tensorrt.api import Backend
-from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
+from ttt_runtime.backends.tensorrt.api import Backend
+from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME
 
 
 @dataclass(frozen=True)

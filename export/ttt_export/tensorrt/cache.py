@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import BundleError
-from ttt_runtime.tensorrt.stamp import (
+from ttt_runtime.backends.tensorrt.stamp import (
     ENGINE_SUFFIX,
     EngineIdentity,
     EngineStamp,

@@ -7,9 +7,9 @@ import shlex
 from ttt_export.tensorrt.cache import TIMING_CACHE
 from ttt_export.tensorrt.profiles import dynamic_inputs
 from ttt_export.tensorrt.request import BuildRequest
-from ttt_runtime.tensorrt.api import Backend
-from ttt_runtime.tensorrt.loader import ENGINE_FOLDER
-from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
+from ttt_runtime.backends.tensorrt.api import Backend
+from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER
+from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME
 
 
 def equivalent_command(backend: Backend, request: BuildRequest) -> str:

@@ -17,12 +17,12 @@ from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
 from ttt_export.tensorrt.progress import Bar, Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
 from ttt_ref.errors import DeviceError, ExportError
-from ttt_runtime.bundle import Bundle, sha256_of
-from ttt_runtime.bundle_config import CONFIG_NAME, BundleConfig, FileRecord, GraphEntry
-from ttt_runtime.doctor.gpu import probe_gpus
-from ttt_runtime.tensorrt.api import Backend, load_backend
-from ttt_runtime.tensorrt.loader import ENGINE_FOLDER, Probe
-from ttt_runtime.tensorrt.stamp import EngineIdentity, EngineStamp, stamp_path
+from ttt_runtime.backends.tensorrt.api import Backend, load_backend
+from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER, Probe
+from ttt_runtime.backends.tensorrt.stamp import EngineIdentity, EngineStamp, stamp_path
+from ttt_runtime.bundle.folder import Bundle, sha256_of
+from ttt_runtime.bundle.manifest import CONFIG_NAME, BundleConfig, FileRecord, GraphEntry
+from ttt_runtime.machine.gpu import probe_gpus
 
 RECORD: Final = "engines"  # key of `made_with` in the bundle's configuration
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ttt_ref.errors import ExportError
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
-from ttt_runtime.tensorrt.api import Backend
-from ttt_runtime.tensorrt.dtypes import DTYPES
+from ttt_runtime.backends.tensorrt.api import Backend
+from ttt_runtime.backends.tensorrt.dtypes import DTYPES
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 
 def parse_network(backend: Backend, builder: Any, logger: Any, graph: Path) -> tuple[Any, Any]:

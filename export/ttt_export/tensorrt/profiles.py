@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ExportError
-from ttt_runtime.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec, TensorSpec
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec, TensorSpec
 
 Range = tuple[int, int, int]
 

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from ttt_export.tensorrt.profiles import Profile, ranges_of
 from ttt_ref.errors import ConfigError
-from ttt_runtime.doctor.gpu import probe_gpus
-from ttt_runtime.graph_spec import GraphSpec
-from ttt_runtime.tensorrt.api import Backend
-from ttt_runtime.tensorrt.loader import Probe, require_gpu
-from ttt_runtime.tensorrt.stamp import (
+from ttt_runtime.backends.tensorrt.api import Backend
+from ttt_runtime.backends.tensorrt.loader import Probe, require_gpu
+from ttt_runtime.backends.tensorrt.stamp import (
     AHEAD_OF_TIME,
     EngineIdentity,
     graph_sha256,
     this_platform,
 )
+from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.machine.gpu import probe_gpus
 
 _ARCHITECTURE: Final = re.compile(r"sm_\d{2,3}")
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ttt_runtime.cli.entry import run_app
-from ttt_runtime.session import share_thread_pool
+from ttt_runtime.backends.ort.session import share_thread_pool
+from ttt_runtime.terminal.entry import run_app
 
 app = typer.Typer(
     name="ttt-assistant",
@@ -67,7 +67,7 @@ def answer(
     max_seconds: MaxSeconds = 60.0,
 ) -> None:
     """Answer spoken questions, in text and in speech."""
-    from ttt_runtime.cli.session import Options, run_answer
+    from ttt_runtime.cli.assistant_run import Options, run_answer
 
     options = Options(
         bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()), overlap
@@ -89,7 +89,7 @@ def transcribe(
     max_seconds: MaxSeconds = 60.0,
 ) -> None:
     """Write down what is said."""
-    from ttt_runtime.cli.session import Options, run_transcribe
+    from ttt_runtime.cli.assistant_run import Options, run_transcribe
 
     options = Options(bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()))
     run_transcribe(options, inputs, max_seconds=max_seconds)
@@ -111,7 +111,7 @@ def speak(
     overlap: Overlap = False,
 ) -> None:
     """Speak a text."""
-    from ttt_runtime.cli.session import Options, run_speak
+    from ttt_runtime.cli.assistant_run import Options, run_speak
 
     options = Options(
         bundle, preset, device, exactness, threads, seed, json, tuple(fast or ()), overlap

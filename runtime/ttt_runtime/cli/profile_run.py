@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ttt_ref.errors import ConfigError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import exactness_named
-from ttt_runtime.cli.progress import Progress
-from ttt_runtime.device import Device
-from ttt_runtime.fast import parse_fast
+from ttt_runtime.backends.ort.session import SessionSettings, share_thread_pool
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.approximations import exactness_named, parse_approximations
+from ttt_runtime.machine.device import Device
 from ttt_runtime.profiler import baseline as baselines
 from ttt_runtime.profiler.bench import ProfileOptions, generation_config
 from ttt_runtime.profiler.compare import (
@@ -30,7 +29,7 @@ from ttt_runtime.profiler.report import comma_separated, document, markdown, tab
 from ttt_runtime.profiler.sweep import grid, sweep, sweep_markdown, sweep_rows
 from ttt_runtime.profiler.trace import write_trace
 from ttt_runtime.profiler.workload import TurnShape
-from ttt_runtime.session import SessionSettings, share_thread_pool
+from ttt_runtime.terminal.progress import Progress
 
 _DEFAULT_REGRESSION = "10%"
 
@@ -114,7 +113,7 @@ def _options(request: Request) -> ProfileOptions:
         None,
         TurnShape(*request.shape),
         request.question,
-        fast=parse_fast(request.fast, exactness),
+        fast=parse_approximations(request.fast, exactness),
         overlap=request.overlap,
         warm_up=request.warm_up,
         cold_starts=request.cold_starts,

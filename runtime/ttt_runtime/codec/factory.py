@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 
 from ttt_ref.errors import BundleError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.backends.ort.session import SessionSettings
+from ttt_runtime.backends.tensorrt.api import FLAVOURS
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
-from ttt_runtime.device import Device
-from ttt_runtime.session import SessionSettings
-from ttt_runtime.tensorrt.api import FLAVOURS
+from ttt_runtime.machine.device import Device
 
 # Codec type -> module with `load(bundle, settings) -> (SpeechTokenizer, SpeechDecoder)`.
 _MODULES = {
@@ -27,7 +27,7 @@ def codec_device(device: str) -> str:
     parsed = Device.parse(device)
     place = parsed.codec or parsed.name
     if place in FLAVOURS:
-        from ttt_runtime.doctor.engines import check_engine  # late: it tries engines
+        from ttt_runtime.backends.probe import check_engine  # late: it tries engines
 
         place = "cuda" if check_engine("cuda").loads else "cpu"
     return place if place == "cpu" else f"{place}:{parsed.index}"

@@ -11,20 +11,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.backends.native.library import best_variant, missing
+from ttt_runtime.backends.probe import EngineStatus, check_engines
+from ttt_runtime.backends.requirements import Need, bundle_needs, cannot_run, gib
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.doctor.audio_devices import AudioDevices, list_audio_devices
-from ttt_runtime.doctor.engines import EngineStatus, check_engines
-from ttt_runtime.doctor.gpu import GpuReport, probe_gpus
-from ttt_runtime.doctor.machine import (
-    Cpu,
-    Memory,
-    free_disk,
-    read_cpu,
-    read_jetson,
-    read_memory,
-)
-from ttt_runtime.doctor.needs import Need, bundle_needs, cannot_run, gib
-from ttt_runtime.native.library import best_variant, missing
+from ttt_runtime.machine.gpu import GpuReport, probe_gpus
+from ttt_runtime.machine.host import Cpu, Memory, free_disk, read_cpu, read_jetson, read_memory
 
 PACKAGES: Final = (
     "ttt-edge",

@@ -2,7 +2,7 @@
 
     python -m ttt_runtime.profiler.agreement BUNDLE [--prompts N] [--question FILE ...]
     python -m ttt_runtime.profiler.agreement BUNDLE --say samples/questions.txt \
-        --state docs/fast_options.json --table docs/fast_options.md
+        --state docs/approximations.json --table docs/approximations.md
 
 Every prompt is answered with `exact` and with each option alone (all others off), in pairs. Prompts
 are sound files, texts that the model itself says first (so that a trained model hears its own
@@ -24,18 +24,18 @@ import typer
 
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
-from ttt_runtime.assistant import pick_preset
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import Runner
-from ttt_runtime.cli.entry import run_app
-from ttt_runtime.cli.progress import Progress
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.fast import EXACT, FastOptions, parse_fast
+from ttt_runtime.backends.base import Runner
+from ttt_runtime.backends.ort.session import share_thread_pool
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.approximations import EXACT, Approximations, parse_approximations
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.dialogue.assistant import pick_preset
 from ttt_runtime.profiler.counting import Answer, CountingRunner, answer
 from ttt_runtime.profiler.figures import median_interval
 from ttt_runtime.profiler.prompts import question_prompts, random_prompts, said_prompts
 from ttt_runtime.profiler.stated import check_targets, fingerprint, rewrite_state, rewrite_table
-from ttt_runtime.session import share_thread_pool
+from ttt_runtime.terminal.entry import run_app
+from ttt_runtime.terminal.progress import Progress
 
 # What is measured unless `--fast` says otherwise: one option each.
 DEFAULT_OPTIONS = (
@@ -86,14 +86,14 @@ class Agreement:
     time_saved: dict[str, float] | None = None
 
 
-def options_alone(item: str) -> FastOptions:
+def options_alone(item: str) -> Approximations:
     """Return the option of a `name=value` item with all others off."""
-    parsed = parse_fast([item], "fast")
+    parsed = parse_approximations([item], "fast")
     assert parsed is not None
-    off = FastOptions()
+    off = Approximations()
     changed = {
         f.name: getattr(parsed, f.name)
-        for f in dataclasses.fields(FastOptions)
+        for f in dataclasses.fields(Approximations)
         if getattr(parsed, f.name) != getattr(off, f.name)
     }
     if item.partition("=")[0].replace("-", "_") == "constrained_heads":

@@ -12,17 +12,18 @@ import numpy as np
 
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
-from ttt_runtime.assistant import pick_preset
-from ttt_runtime.audio import Audio, read_question
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import Exactness
+from ttt_runtime.audio.reader import Audio, read_question
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
-from ttt_runtime.deadline import DeadlineSchedule
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.events import DoneEvent, SpeechEvent
-from ttt_runtime.fast import FastOptions
-from ttt_runtime.pipeline import CancelEither, in_turn, overlapped
+from ttt_runtime.decode.approximations import Approximations, Exactness
+from ttt_runtime.decode.deadline import DeadlineSchedule
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.decode.events import DoneEvent, SpeechEvent
+from ttt_runtime.dialogue.assistant import pick_preset
+from ttt_runtime.dialogue.overlap import CancelEither, in_turn, overlapped
+from ttt_runtime.dialogue.prompt import PromptBuilder
+from ttt_runtime.dialogue.timeline import Timeline
 from ttt_runtime.profiler.workload import (
     DEFAULT_FRAME_RATE_HZ,
     ScriptedEngine,
@@ -30,8 +31,6 @@ from ttt_runtime.profiler.workload import (
     question_audio,
     scripted_config,
 )
-from ttt_runtime.prompt import PromptBuilder
-from ttt_runtime.timing import Timeline
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class ProfileOptions:
     shape: TurnShape = field(default_factory=TurnShape)
     question: str | None = None
     max_seconds: float = 60.0
-    fast: FastOptions | None = None
+    fast: Approximations | None = None
     overlap: bool = False
     steps: int | None = None
     block: int | None = None

@@ -18,9 +18,9 @@ import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ttt_ref.errors import ConfigError, exit_on_error  # noqa: E402
+from ttt_runtime.backends.ort.session import share_thread_pool  # noqa: E402
 from ttt_runtime.profiler.bench import Bench, ProfileOptions  # noqa: E402
 from ttt_runtime.profiler.options_json import options_from_json, options_to_json  # noqa: E402
-from ttt_runtime.session import share_thread_pool  # noqa: E402
 
 FIGURES = ("interpreter_ms", "imports_ms", "load_ms", "first_turn_ms", "first_audio_ms")
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ttt_ref.errors import ConfigError
-from ttt_runtime.chooser import exactness_named
-from ttt_runtime.fast import FastOptions, parse_fast
+from ttt_runtime.backends.ort.session import SessionSettings, share_thread_pool
+from ttt_runtime.decode.approximations import Approximations, exactness_named, parse_approximations
+from ttt_runtime.dialogue.timeline import PHASES
 from ttt_runtime.profiler.bench import Bench, ProfileOptions, Turn, describe
 from ttt_runtime.profiler.figures import Interval, median_interval, quantiles
 from ttt_runtime.profiler.machine import describe_machine
 from ttt_runtime.profiler.measure import Progress, quiet
 from ttt_runtime.profiler.report import cell
-from ttt_runtime.session import SessionSettings, share_thread_pool
-from ttt_runtime.timing import PHASES
 
 FIGURES: Final = ("ttfa_ms", "tpot_ms", "total_ms", "rtf", "starved_ms")
 _SETTINGS: Final = (
@@ -65,7 +64,7 @@ def changed(options: ProfileOptions, items: Sequence[str]) -> ProfileOptions:
                 raise ConfigError(f"--b {name} is {text!r}; expected a whole number")
             values[name] = int(text)
     if fast:
-        values["fast"] = parse_fast(fast, values.get("exactness", options.exactness))
+        values["fast"] = parse_approximations(fast, values.get("exactness", options.exactness))
     elif values.get("exactness", "fast") != "fast":
         values["fast"] = None
     return dataclasses.replace(options, **values)
@@ -171,7 +170,7 @@ def comparison_markdown(doc: Mapping[str, Any]) -> str:
 
 def _fast(options: Mapping[str, Any] | None) -> str:
     """Return the fast options that are not at their default."""
-    default = dataclasses.asdict(FastOptions())
+    default = dataclasses.asdict(Approximations())
     told = [f"{n}={v}" for n, v in (options or default).items() if v != default[n]]
     return "+".join(told) or "default"
 

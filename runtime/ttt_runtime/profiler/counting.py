@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.chooser import Runner
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.sampler import Floats, HeadBest, Survey
+from ttt_runtime.backends.base import Floats, HeadBest, Runner, TopKFinder
+from ttt_runtime.decode.engine import SpeechEngine
 
 
 class CountingRunner:
@@ -22,18 +21,18 @@ class CountingRunner:
 
     @property
     def capacity(self) -> int:
-        """See `chooser.Runner.capacity`."""
+        """See `sampler.Runner.capacity`."""
         return self._runner.capacity
 
     @property
     def runs_in(self) -> str:
-        """See `chooser.Runner.runs_in`."""
+        """See `sampler.Runner.runs_in`."""
         return self._runner.runs_in
 
     @property
-    def survey(self) -> Survey | None:
-        """See `chooser.Runner.survey`."""
-        return self._runner.survey
+    def top_k_finder(self) -> TopKFinder | None:
+        """See `sampler.Runner.top_k_finder`."""
+        return self._runner.top_k_finder
 
     def forward(
         self,
@@ -43,25 +42,25 @@ class CountingRunner:
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `chooser.Runner.forward`."""
+        """See `sampler.Runner.forward`."""
         self.forwards += 1
         self.rows += len(ids)
         return self._runner.forward(ids, start, positions=positions, scratch=scratch)
 
     def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
-        """See `chooser.Runner.text_best`."""
+        """See `sampler.Runner.text_best`."""
         return self._runner.text_best(hidden, forbid_end=forbid_end)
 
     def speech_best(self, hidden: Floats) -> HeadBest:
-        """See `chooser.Runner.speech_best`."""
+        """See `sampler.Runner.speech_best`."""
         return self._runner.speech_best(hidden)
 
     def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
-        """See `chooser.Runner.text_logits`."""
+        """See `sampler.Runner.text_logits`."""
         return self._runner.text_logits(hidden, forbid_end=forbid_end)
 
     def speech_logits(self, hidden: Floats) -> Floats:
-        """See `chooser.Runner.speech_logits`."""
+        """See `sampler.Runner.speech_logits`."""
         return self._runner.speech_logits(hidden)
 
 

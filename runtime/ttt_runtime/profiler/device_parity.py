@@ -20,12 +20,12 @@ import typer
 from numpy.typing import NDArray
 
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.chooser import Runner
-from ttt_runtime.cli.entry import run_app
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.graph_spec import DECODER
-from ttt_runtime.runners import load_runner
+from ttt_runtime.backends.base import Runner
+from ttt_runtime.backends.load import load_runner
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import DECODER
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.terminal.entry import run_app
 
 # Largest difference of logits, relative to the largest logit where that is above 1.
 BOUNDS: Final[Mapping[str, float]] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 from ttt_runtime.profiler.product_graph import product_graph
-from ttt_runtime.session import GraphSession, SessionSettings
 
 MEMORY_BYTES: Final = 384 * 2**20  # beyond the last-level caches of what this is made for
 LEAST_BYTES: Final = 4 * 2**20

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from ttt_runtime.doctor.gpu import probe_gpus
+from ttt_runtime.machine.gpu import probe_gpus
 
 # What makes a difference to the figures, where it is installed.
 PACKAGES: Final = (

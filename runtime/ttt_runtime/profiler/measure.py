@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.device import Device
+from ttt_runtime.backends.ort.session import SessionSettings
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.machine.device import Device
 from ttt_runtime.profiler.bench import Bench, ProfileOptions, Turn
 from ttt_runtime.profiler.cold_start import cold_start
 from ttt_runtime.profiler.energy import EnergyMeter, find_meters
 from ttt_runtime.profiler.limits import MEMORY_BYTES, Limits, measure_limits
 from ttt_runtime.profiler.machine import describe_machine, peak_bytes, resident_bytes
 from ttt_runtime.profiler.work import Work, count_work
-from ttt_runtime.session import SessionSettings
 
 Progress = Callable[[str], None]
 
@@ -44,7 +44,7 @@ class Profile:
         cold_starts: see `cold_start`; one table a process.
         limits: what the machine can do; None if it was not measured.
         work: what one call of each phase reads and computes.
-        runs_in: see `chooser.Runner.runs_in`.
+        runs_in: see `sampler.Runner.runs_in`.
     """
 
     options: ProfileOptions

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ttt_runtime.fast import FastOptions
+from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.profiler.bench import ProfileOptions
 from ttt_runtime.profiler.workload import TurnShape
 
@@ -25,5 +25,5 @@ def options_from_json(text: str) -> ProfileOptions:
     values["shape"] = TurnShape(**values["shape"])
     if values["fast"] is not None:
         fast = values["fast"]
-        values["fast"] = FastOptions(**{**fast, "prior_table": tuple(fast["prior_table"])})
+        values["fast"] = Approximations(**{**fast, "prior_table": tuple(fast["prior_table"])})
     return ProfileOptions(**values)

@@ -9,11 +9,11 @@ import numpy as np
 
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
-from ttt_runtime.audio import read_question
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.audio.reader import read_question
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.factory import load_codec
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.prompt import TASKS, PromptBuilder
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.dialogue.prompt import TASKS, PromptBuilder
 
 
 def random_prompts(bundle: Bundle, count: int, seed: int = 0) -> list[list[int]]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ttt_runtime.dialogue.timeline import PHASES
 from ttt_runtime.profiler.bench import describe
 from ttt_runtime.profiler.figures import quantiles
 from ttt_runtime.profiler.measure import Profile
 from ttt_runtime.profiler.work import against_limits
-from ttt_runtime.timing import PHASES
 
 DEFINITIONS = {
     "ttfa_ms": "from the question's last sample to the answer's first sample (or codes)",

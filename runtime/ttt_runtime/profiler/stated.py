@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import ConfigError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.profiler.trace import write_whole
 
 BEGIN: Final = "<!-- fast options: begin (rewritten by ttt_runtime.profiler.agreement) -->"

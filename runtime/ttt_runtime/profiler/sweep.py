@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import ConfigError, exit_on_error
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.backends.ort.session import share_thread_pool
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.profiler.bench import ProfileOptions, generation_config
 from ttt_runtime.profiler.measure import Progress, measure, quiet
 from ttt_runtime.profiler.options_json import options_from_json, options_to_json
 from ttt_runtime.profiler.report import cell, document
-from ttt_runtime.session import share_thread_pool
 
 MOST_POINTS: Final = 400
 # Figures of a point: key, title, whether less is better.

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ttt_runtime.backends.ort.node_profile import NodeProfile, NodeRun
+from ttt_runtime.dialogue.timeline import PHASES, Slice
 from ttt_runtime.profiler.bench import Bench, ProfileOptions
 from ttt_runtime.profiler.limits import Limits
 from ttt_runtime.profiler.workload import TurnShape
-from ttt_runtime.recording import NodeRun, Recording
-from ttt_runtime.timing import PHASES, Slice
 
 # Products of 8-bit numbers. MatMulNBits computes so at the accuracy level that bundles ask for.
 _WHOLE: Final = frozenset(
@@ -69,7 +69,7 @@ def count_work(options: ProfileOptions) -> dict[str, Work]:
         shape=TurnShape(shape.question_seconds, 1, min(shape.text_tokens, 2), shape.blocks),
     )
     with tempfile.TemporaryDirectory() as folder:
-        with Recording(Path(folder)) as recording:
+        with NodeProfile(Path(folder)) as recording:
             bench = Bench(short)
         bench.turn()  # what is made once (the constant row of guidance) is no call's own work
         slices = bench.turn().timeline.slices

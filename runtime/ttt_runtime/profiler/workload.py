@@ -14,10 +14,10 @@ import numpy as np
 
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
-from ttt_runtime.chooser import Chooser
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.sampler import Floats
-from ttt_runtime.scheduler import Step
+from ttt_runtime.backends.base import Floats
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.decode.sampler import Sampler
+from ttt_runtime.decode.scheduler import Step
 
 # Codes a second for a bundle without a codec: as in the published models.
 DEFAULT_FRAME_RATE_HZ = 12.5
@@ -53,15 +53,15 @@ class ScriptedEngine(SpeechEngine):
 
     shape = TurnShape()
 
-    def chooser(self, config: GenerationConfig, seed: int) -> Chooser:
+    def sampler(self, config: GenerationConfig, seed: int) -> Sampler:
         """Return the usual strategies with the script on top."""
-        chooser = super().chooser(config, seed)
-        return _Script(chooser, self.layout, config, self.shape)
+        sampler = super().sampler(config, seed)
+        return _Script(sampler, self.layout, config, self.shape)
 
 
-class _Script(Chooser):
+class _Script(Sampler):
     def __init__(
-        self, inner: Chooser, layout: TokenLayout, config: GenerationConfig, shape: TurnShape
+        self, inner: Sampler, layout: TokenLayout, config: GenerationConfig, shape: TurnShape
     ) -> None:
         self._inner = inner
         self._codes = layout.code_offset, layout.num_codes

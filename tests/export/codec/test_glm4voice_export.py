@@ -17,12 +17,12 @@ from ttt_export.codec.graph_work import gflop
 from ttt_export.codec_export import CODEC_REPORT_FILE, find_codec
 from ttt_ref.codec.glm4voice.random_weights import write_tokenizer
 from ttt_ref.errors import BundleError, CheckpointError, CodecError, ExportError
-from ttt_runtime.bundle import Bundle, BundleWriter
+from ttt_runtime.backends.ort.session import SessionSettings
+from ttt_runtime.bundle.folder import Bundle, BundleWriter
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.codec.glm4voice import graphs
 from ttt_runtime.codec.glm4voice.load import load
-from ttt_runtime.codec.glm4voice.measure import speechlike
-from ttt_runtime.session import SessionSettings
+from ttt_runtime.profiler.glm4voice.times import speechlike
 
 TOKENS = np.arange(30) * 7 % 64
 

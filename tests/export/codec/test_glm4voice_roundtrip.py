@@ -16,9 +16,9 @@ from ttt_export.codec_export import CODEC_REPORT_FILE
 from ttt_ref.codec.glm4voice.codec import Glm4VoiceTokenizer
 from ttt_ref.codec.glm4voice.weights import load_tokenizer
 from ttt_ref.random_weights import random_checkpoint
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.factory import load_codec
-from ttt_runtime.codec.glm4voice.measure import speechlike
+from ttt_runtime.profiler.glm4voice.times import speechlike
 
 # What a device does: no torch, and nothing of the exporter, can be imported.
 ON_A_DEVICE = """
@@ -32,9 +32,9 @@ class Block:
 sys.meta_path.insert(0, Block())
 import json
 import numpy as np
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.factory import load_codec
-from ttt_runtime.codec.glm4voice.measure import speechlike
+from ttt_runtime.profiler.glm4voice.times import speechlike
 
 tokenizer, decoder = load_codec(Bundle.open(sys.argv[1], verify="hashes"), threads=1)
 audio = speechlike(5.0)

@@ -15,9 +15,9 @@ from ttt_export.tensorrt.profiles import Profile
 from ttt_export.tensorrt.progress import Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request
 from ttt_ref.codec.glm4voice.weights import load_flow, load_hift, load_tokenizer
+from ttt_runtime.backends.tensorrt.api import load_backend
+from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME
 from ttt_runtime.codec.glm4voice import graphs
-from ttt_runtime.tensorrt.api import load_backend
-from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME
 
 pytestmark = [
     pytest.mark.tensorrt,

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from tests.export.codec.upstream_stream import UpstreamStream
 from ttt_export.codec.glm4voice import decoder_params
 from ttt_export.codec.glm4voice_flow import write_flow_encoder, write_flow_velocity
 from ttt_export.codec.glm4voice_tokenizer import tokenizer_params, write_tokenizer
 from ttt_export.codec.glm4voice_vocoder import write_vocoder, write_vocoder_f0
 from ttt_export.codec.ops import Precision
 from ttt_ref.codec.glm4voice.weights import load_flow, load_hift, load_tokenizer
-from ttt_runtime.audio import read_question
+from ttt_runtime.audio.reader import read_question
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
 from ttt_runtime.codec.glm4voice import timing
 from ttt_runtime.codec.glm4voice.decoder import Flow, Glm4VoiceDecoder
 from ttt_runtime.codec.glm4voice.noise import Noise
 from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
-from ttt_runtime.codec.glm4voice.upstream import UpstreamStream
 from ttt_runtime.codec.glm4voice.vocoder import Vocoder
-from ttt_runtime.session import GraphSession, SessionSettings
 
 FLOAT32 = Precision()
 

@@ -17,9 +17,9 @@ from typing import Any
 import onnxruntime
 
 from tests.export.tensorrt.fake_trt import FakeModule, ILogger
-from ttt_runtime.gpu.memory import NUMPY
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
-from ttt_runtime.tensorrt.dtypes import DTYPES
+from ttt_runtime.backends.gpu.memory import NUMPY
+from ttt_runtime.backends.tensorrt.dtypes import DTYPES
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 Work = Callable[[], None]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from ttt_runtime.doctor.gpu import Gpu, GpuReport
-from ttt_runtime.graph_spec import GraphSpec
-from ttt_runtime.tensorrt.api import Backend, find_flavour
+from ttt_runtime.backends.tensorrt.api import Backend, find_flavour
+from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.machine.gpu import Gpu, GpuReport
 
 ORIN = GpuReport(gpus=(Gpu(0, "Orin", (8, 7)),), driver="540.4", cuda="12.6", source="nvml")
 NO_GPU = GpuReport(problem="no NVIDIA GPU or driver (libcuda.so.1 is not there)")

@@ -16,9 +16,9 @@ from ttt_export.head_graphs import emit_head
 from ttt_export.writer import GraphWriter
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import BundleConfig, EmbeddingsEntry, GraphEntry
-from ttt_runtime.graph_spec import DECODER, decoder_spec, speech_head_spec, text_head_spec
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.graph_spec import DECODER, decoder_spec, speech_head_spec, text_head_spec
+from ttt_runtime.bundle.manifest import BundleConfig, EmbeddingsEntry, GraphEntry
 
 LAYOUT = toy_layout()
 CACHE_ROWS = 128

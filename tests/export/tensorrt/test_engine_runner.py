@@ -25,14 +25,14 @@ from ttt_export.options import ExportOptions
 from ttt_export.tensorrt.engines import build_engines
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import BundleError, ConfigError, DeviceError, TttError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.gpu.cuda import CudaStream, import_driver
-from ttt_runtime.gpu.engine_runner import engine_runner
-from ttt_runtime.gpu.runner import DeviceRunner
-from ttt_runtime.ort_runner import OrtRunner
-from ttt_runtime.runners import load_runner
-from ttt_runtime.tensorrt.api import load_backend
+from ttt_runtime.backends.gpu.cuda import CudaStream, import_driver
+from ttt_runtime.backends.gpu.engine_runner import engine_runner
+from ttt_runtime.backends.gpu.runner import DeviceRunner
+from ttt_runtime.backends.load import load_runner
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.backends.tensorrt.api import load_backend
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.decode.engine import SpeechEngine
 
 CACHE_ROWS = 160
 

@@ -21,10 +21,10 @@ from ttt_export.tensorrt.profiles import SpanShape
 from ttt_export.tensorrt.request import BuildOptions
 from ttt_quant.scheme import Scheme
 from ttt_ref.errors import BundleError, ConfigError, DeviceError, ExportError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.doctor.gpu import Gpu, GpuReport
-from ttt_runtime.graph_spec import decoder_spec
-from ttt_runtime.tensorrt.stamp import read_stamp, stamp_path
+from ttt_runtime.backends.tensorrt.stamp import read_stamp, stamp_path
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import decoder_spec
+from ttt_runtime.machine.gpu import Gpu, GpuReport
 
 GRAPHS = ("decoder", "text_head", "speech_head")
 

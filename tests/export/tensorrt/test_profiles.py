@@ -8,7 +8,7 @@ from tests.export.tensorrt.graphs import LAYOUT, MODEL
 from ttt_export.tensorrt.profiles import SpanShape, graph_profiles, ranges_of
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ExportError
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec, decoder_spec, text_head_spec
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec, decoder_spec, text_head_spec
 
 
 def test_the_released_presets_give_text_block_span_and_prefill() -> None:

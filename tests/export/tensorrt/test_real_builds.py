@@ -21,14 +21,13 @@ from ttt_export.tensorrt.request import BuildOptions, build_request
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
 from ttt_ref.errors import DeviceError, ExportError, TttError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.bundle_config import GraphEntry
-from ttt_runtime.doctor.gpu import probe_gpus
-from ttt_runtime.gpu.engine_runner import find_bundle_engine
-from ttt_runtime.graph_spec import decoder_spec
-from ttt_runtime.tensorrt.api import Backend, load_backend
-from ttt_runtime.tensorrt.loader import deserialize, find_engine
-from ttt_runtime.tensorrt.stamp import AHEAD_OF_TIME, read_stamp
+from ttt_runtime.backends.tensorrt.api import Backend, load_backend
+from ttt_runtime.backends.tensorrt.loader import deserialize, find_bundle_engine, find_engine
+from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME, read_stamp
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import decoder_spec
+from ttt_runtime.bundle.manifest import GraphEntry
+from ttt_runtime.machine.gpu import probe_gpus
 
 pytestmark = [
     pytest.mark.tensorrt,

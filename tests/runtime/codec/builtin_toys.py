@@ -18,9 +18,9 @@ from ttt_ref.codec.builtin.checkpoint import save_decoder, save_tokenizer
 from ttt_ref.codec.builtin.config import DecoderConfig, TokenizerConfig
 from ttt_ref.codec.builtin.decoder import SpeechDecoder
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
-from ttt_runtime.bundle import BundleWriter
-from ttt_runtime.bundle_config import CodecEntry
-from ttt_runtime.graph_spec import GraphSpec
+from ttt_runtime.bundle.folder import BundleWriter
+from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.bundle.manifest import CodecEntry
 
 TOKENIZER = TokenizerConfig(width=32, expansion=2, right_context=(2, 1))
 DECODER = DecoderConfig(width=32, expansion=2, code_blocks=1, frame_blocks=2, filter_blocks=1)

@@ -29,8 +29,8 @@ def tiny_glm(tmp_path_factory: pytest.TempPathFactory) -> TinyGlm:
     from ttt_ref.codec.glm4voice import codec, weights
     from ttt_ref.codec.glm4voice.flow import SolverOptions
     from ttt_ref.codec.glm4voice.random_weights import write_codec
-    from ttt_runtime.codec.glm4voice.measure import open_codec
-    from ttt_runtime.session import SessionSettings
+    from ttt_runtime.backends.ort.session import SessionSettings
+    from ttt_runtime.profiler.glm4voice.times import open_codec
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("glm4voice")

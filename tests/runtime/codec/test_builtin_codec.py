@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tests.runtime.codec.builtin_toys import DECODER, TOKENIZER, ToyCodec, make_codec, sound
 from ttt_ref.errors import AudioError, BundleError, CodecError, ExportError
-from ttt_runtime.bundle import BundleWriter
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import BundleWriter
 from ttt_runtime.codec.builtin import tokenizer as tokenizer_module
 from ttt_runtime.codec.builtin.decoder import BuiltinDecoder
 from ttt_runtime.codec.builtin.load import DECODER_GRAPH, TOKENIZER_GRAPH
 from ttt_runtime.codec.builtin.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.builtin.tokenizer import BuiltinTokenizer
-from ttt_runtime.session import GraphSession, SessionSettings
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])

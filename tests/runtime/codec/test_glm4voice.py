@@ -19,10 +19,10 @@ from ttt_ref.codec.glm4voice import seams, solver
 from ttt_ref.codec.glm4voice import timing as torch_timing
 from ttt_runtime.codec.glm4voice import logmel, noise, resample, timing
 from ttt_runtime.codec.glm4voice import solver as runtime_solver
-from ttt_runtime.codec.glm4voice.continuity import chunks, constant_rtf, simulate
 from ttt_runtime.codec.glm4voice.decoder import Glm4VoiceDecoder
-from ttt_runtime.codec.glm4voice.measure import measure, solver_table, speechlike
 from ttt_runtime.codec.glm4voice.vocoder import VocoderStream
+from ttt_runtime.profiler.glm4voice.playback_simulation import chunks, constant_rtf, simulate
+from ttt_runtime.profiler.glm4voice.times import measure, solver_table, speechlike
 
 TRACE = Path(__file__).parent / "token_trace.json"
 

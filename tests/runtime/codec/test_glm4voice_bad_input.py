@@ -14,10 +14,10 @@ import torch
 from tests.runtime.codec.conftest import TinyGlm
 from ttt_ref.codec.glm4voice import resample as torch_resample
 from ttt_ref.errors import AudioError, BundleError, CodecError
-from ttt_runtime.audio import read_question
-from ttt_runtime.codec.glm4voice.measure import speechlike
+from ttt_runtime.audio.reader import read_question
 from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.glm4voice.resample import released_input, resample
+from ttt_runtime.profiler.glm4voice.times import speechlike
 
 
 def both(tiny_glm: TinyGlm, audio: np.ndarray) -> np.ndarray:

@@ -12,16 +12,22 @@ from rich.console import Console
 
 from tests.runtime.bundles import write_toy
 from ttt_ref.errors import DeviceError
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.bundle_config import CodecEntry
-from ttt_runtime.doctor import cli, needs
-from ttt_runtime.doctor.engines import EngineStatus
-from ttt_runtime.doctor.gpu import Gpu, GpuReport
-from ttt_runtime.doctor.machine import Memory
-from ttt_runtime.doctor.needs import bundle_needs, cache_bytes, explain_bundle, needed_memory
+from ttt_runtime.backends import requirements as needs
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.backends.probe import EngineStatus
+from ttt_runtime.backends.requirements import (
+    bundle_needs,
+    cache_bytes,
+    explain_bundle,
+    needed_memory,
+)
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.manifest import CodecEntry
+from ttt_runtime.cli import doctor as cli
 from ttt_runtime.doctor.report import collect, print_report
-from ttt_runtime.doctor.versions import precision_mismatch
-from ttt_runtime.ort_runner import OrtRunner
+from ttt_runtime.machine.gpu import Gpu, GpuReport
+from ttt_runtime.machine.host import Memory
+from ttt_runtime.machine.versions import precision_mismatch
 
 NOWHERE = GpuReport(problem="no NVIDIA GPU or driver (libcuda.so.1 is not there)")
 PLENTY = Memory(2**40, 2**39, 0)

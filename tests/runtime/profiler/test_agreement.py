@@ -12,9 +12,8 @@ import pytest
 from tests.runtime.bundles import write_toy
 from tests.runtime.toy import ToyModel, ToyRunner, toy_layout
 from ttt_ref.config import GenerationConfig
-from ttt_runtime.cli.entry import run_app
-from ttt_runtime.engine import SpeechEngine
-from ttt_runtime.fast import EXACT, FastOptions
+from ttt_runtime.decode.approximations import EXACT, Approximations
+from ttt_runtime.decode.engine import SpeechEngine
 from ttt_runtime.profiler.agreement import (
     Answer,
     app,
@@ -23,6 +22,7 @@ from ttt_runtime.profiler.agreement import (
     options_alone,
 )
 from ttt_runtime.profiler.stated import check_targets
+from ttt_runtime.terminal.entry import run_app
 
 LAYOUT = toy_layout()
 CODE = LAYOUT.code_offset
@@ -32,8 +32,8 @@ CONFIG = GenerationConfig(
 
 
 def test_an_option_alone_has_all_others_off() -> None:
-    assert options_alone("early_end") == FastOptions(constrained_heads=False, early_end=True)
-    assert options_alone("constrained_heads") == FastOptions()
+    assert options_alone("early_end") == Approximations(constrained_heads=False, early_end=True)
+    assert options_alone("constrained_heads") == Approximations()
     assert options_alone("constrained-heads=off") == EXACT
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.runtime.profiler.conftest import Run
 from tests.runtime.profiler.test_profile import SHORT
 from ttt_ref.errors import ConfigError
-from ttt_runtime.fast import FastOptions
+from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.profiler import compare as comparing
 from ttt_runtime.profiler.bench import Bench, ProfileOptions, Turn
 from ttt_runtime.profiler.compare import changed, compare, comparison_document, verdict
@@ -84,7 +84,7 @@ def test_changes_of_b(bundle: Path) -> None:
     base = ProfileOptions(bundle)
     found = changed(base, ["exactness=fast", "fast=early_end", "fast=threshold=0.5", "threads=2"])
     assert found.exactness == "fast"
-    assert found.fast == FastOptions(early_end=True, threshold=0.5)
+    assert found.fast == Approximations(early_end=True, threshold=0.5)
     assert (found.threads, found.bundle) == (2, bundle)
     back = changed(found, ["exactness=exact", "overlap=on"])
     assert (back.fast, back.overlap) == (None, True)

@@ -16,16 +16,16 @@ from tests.runtime.profiler.conftest import CONFIG, LAYOUT, SHIPPED, Run
 from tests.runtime.toy import ToyModel, ToyRunner
 from tests.runtime.toy_assistant import FRAME_SAMPLES, RATE_HZ
 from ttt_ref.errors import ConfigError
-from ttt_runtime.cli.progress import Progress
-from ttt_runtime.events import SpeechEvent, TextEvent
-from ttt_runtime.fast import FastOptions
+from ttt_runtime.decode.approximations import Approximations
+from ttt_runtime.decode.events import SpeechEvent, TextEvent
+from ttt_runtime.dialogue.timeline import PHASES
 from ttt_runtime.profiler.bench import Bench, ProfileOptions
 from ttt_runtime.profiler.figures import quantiles
 from ttt_runtime.profiler.measure import measure
 from ttt_runtime.profiler.options_json import options_from_json, options_to_json
 from ttt_runtime.profiler.report import document
 from ttt_runtime.profiler.workload import ScriptedEngine, TurnShape, scripted_config
-from ttt_runtime.timing import PHASES
+from ttt_runtime.terminal.progress import Progress
 
 SHAPE = TurnShape(question_seconds=1.0, spans=2, text_tokens=3, blocks=2)
 PLAIN = ("--cold-starts", 0, "--no-limits")
@@ -110,7 +110,7 @@ def test_steps_and_block_replace_the_presets(bundle: Path) -> None:
 
 
 def test_options_survive_the_way_to_another_process(bundle: Path) -> None:
-    fast = FastOptions(prior="table", prior_table=(0.5, 1.0), threshold=0.5)
+    fast = Approximations(prior="table", prior_table=(0.5, 1.0), threshold=0.5)
     options = ProfileOptions(
         bundle.resolve(), 3, None, "cpu", "fast", 2, SHAPE, fast=fast, steps=2, overlap=True
     )
@@ -149,8 +149,8 @@ def test_mistakes_are_one_line(bundle: Path, run: Run, tmp_path: Path) -> None:
 def test_progress_is_told_while_one_piece_of_work_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ttt_runtime.cli.progress._FIRST_SECONDS", 0.01)
-    monkeypatch.setattr("ttt_runtime.cli.progress._NEXT_SECONDS", 0.01)
+    monkeypatch.setattr("ttt_runtime.terminal.progress._FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("ttt_runtime.terminal.progress._NEXT_SECONDS", 0.01)
     with Progress() as progress:
         progress("loading")
         err = ""

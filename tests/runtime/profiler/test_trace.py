@@ -11,8 +11,8 @@ import pytest
 
 from tests.runtime.profiler.conftest import Run
 from tests.runtime.profiler.test_profile import SHORT
+from ttt_runtime.dialogue.timeline import PHASES
 from ttt_runtime.profiler.trace import TRACKS, write_whole
-from ttt_runtime.timing import PHASES
 
 # Of each kind of event the fields that the format asks for.
 FIELDS = {

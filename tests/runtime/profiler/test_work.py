@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from tests.runtime.profiler.conftest import SHIPPED
-from ttt_runtime.bundle import Bundle
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.backends.ort.node_profile import NodeRun, Tensor
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.dialogue.timeline import Slice
 from ttt_runtime.profiler.limits import Limits, product_rate, read_rate
 from ttt_runtime.profiler.product_graph import product_graph
 from ttt_runtime.profiler.work import Work, against_limits, operations, read_bytes, work_of
-from ttt_runtime.recording import NodeRun, Tensor
-from ttt_runtime.session import GraphSession, SessionSettings
-from ttt_runtime.timing import Slice
 
 
 def node(name: str, inputs: list[list[int]], output: list[int], parameters: int = 0) -> NodeRun:

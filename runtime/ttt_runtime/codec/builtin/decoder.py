@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import BundleError, CodecError
+from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.builtin.params import DecoderParams
 from ttt_runtime.codec.builtin.source import FilterBank, PulseSource
-from ttt_runtime.session import GraphSession
 
 # Longest run of the graph: bounds the memory of long answers.
 MAX_RUN_TOKENS = 250

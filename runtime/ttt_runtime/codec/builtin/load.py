@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ttt_ref.errors import BundleError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.builtin.decoder import BuiltinDecoder
 from ttt_runtime.codec.builtin.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.builtin.tokenizer import BuiltinTokenizer
-from ttt_runtime.session import GraphSession, SessionSettings
 
 TOKENIZER_GRAPH = "speech_tokenizer"
 DECODER_GRAPH = "speech_decoder"

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError, CodecError
+from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.builtin.params import TokenizerParams
-from ttt_runtime.session import GraphSession
 
 # Tokens that become final together in a stream: each run also pays for the contexts.
 GROUP_TOKENS = 4

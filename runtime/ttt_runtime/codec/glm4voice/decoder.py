@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import CodecError
+from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.glm4voice import timing
 from ttt_runtime.codec.glm4voice.noise import (
@@ -32,7 +33,6 @@ from ttt_runtime.codec.glm4voice.noise import (
 from ttt_runtime.codec.glm4voice.params import DecoderParams
 from ttt_runtime.codec.glm4voice.solver import solve
 from ttt_runtime.codec.glm4voice.vocoder import Vocoder, VocoderStream, fade_in
-from ttt_runtime.session import GraphSession
 
 Float32 = NDArray[np.float32]
 NO_AUDIO = np.zeros(0, np.float32)

@@ -9,8 +9,8 @@ Named dimensions:
 
 from __future__ import annotations
 
+from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 from ttt_runtime.codec.glm4voice.params import TokenizerParams
-from ttt_runtime.graph_spec import GraphSpec, TensorSpec
 
 TOKENIZER = "tokenizer_block"
 FLOW_ENCODER = "flow_encoder"

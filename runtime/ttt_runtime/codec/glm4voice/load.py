@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ttt_ref.errors import BundleError
-from ttt_runtime.bundle import Bundle
+from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
+from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.codec.glm4voice import graphs
 from ttt_runtime.codec.glm4voice.decoder import Flow, Glm4VoiceDecoder
 from ttt_runtime.codec.glm4voice.params import DecoderParams, TokenizerParams
 from ttt_runtime.codec.glm4voice.tokenizer import Glm4VoiceTokenizer
 from ttt_runtime.codec.glm4voice.vocoder import Vocoder
-from ttt_runtime.session import GraphSession, SessionSettings
 
 
 def assemble(

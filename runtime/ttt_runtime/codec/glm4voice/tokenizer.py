@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError
+from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.glm4voice.logmel import HOP, N_FFT, RANGE_LOG10, limit_range, log10_mel
 from ttt_runtime.codec.glm4voice.params import TokenizerParams
 from ttt_runtime.codec.glm4voice.resample import resample
-from ttt_runtime.session import GraphSession
 
 RATE_HZ = 16_000
 SAMPLES_PER_POSITION = 320

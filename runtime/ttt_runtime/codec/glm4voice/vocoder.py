@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.glm4voice.noise import Noise
 from ttt_runtime.codec.glm4voice.params import DecoderParams
 from ttt_runtime.codec.glm4voice.source import HarmonicSource
 from ttt_runtime.codec.glm4voice.timing import HOP
-from ttt_runtime.session import GraphSession
 
 LEFT_FRAMES = 14  # field of view of the generator, excitation included
 RIGHT_FRAMES = 19  # the same, and the five frames that the fundamental looks ahead

@@ -1,0 +1,1 @@
+"""The artefact: manifest, graph specs, files and their hashes; pure data."""

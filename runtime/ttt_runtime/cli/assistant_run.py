@@ -1,0 +1,248 @@
+"""What `ttt-assistant` does once its options are known."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from ttt_ref.errors import AudioError, BundleError, ConfigError
+from ttt_runtime.audio.reader import Recording, read_question, require_output_device
+from ttt_runtime.audio.wav_writer import StreamingWavWriter
+from ttt_runtime.backends.native.library import suited
+from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.decode.approximations import exactness_named, parse_approximations
+from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Part, Reply, TextPart
+from ttt_runtime.dialogue.timeline import PHASES
+
+MAX_TEXT_CHARACTERS: Final = 2000
+SHIPPED: Final = Path(__file__).resolve().parent.parent / "bundles" / "tiny"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that all commands share; see the command line's help."""
+
+    bundle: Path | None
+    preset: str | None
+    device: str
+    exactness: str
+    threads: int | None
+    seed: int
+    json: bool
+    fast: tuple[str, ...] = ()
+    overlap: bool = False
+
+    def load(self) -> Assistant:
+        """Load the assistant."""
+        exactness = exactness_named(self.exactness)
+        assistant = Assistant.from_bundle(
+            shipped_or(self.bundle),
+            self.device,
+            exactness,
+            preset=self.preset,
+            fast=parse_approximations(self.fast, exactness),
+            threads=self.threads,
+            overlap=self.overlap,
+        )
+        runner = assistant.engine.runner
+        if isinstance(runner, OrtRunner) and runner.why_not_native and suited():
+            # A slower way than this machine has is never taken without a word.
+            print(f"note: the decoder runs in {runner.runs_in}", file=sys.stderr)
+        return assistant
+
+
+def shipped_or(bundle: Path | None) -> Path:
+    """Return the bundle asked for, or the shipped one; BundleError if none is shipped."""
+    if bundle is not None:
+        return bundle
+    if not SHIPPED.is_dir():
+        raise BundleError(
+            f"this installation ships no bundle ({SHIPPED} is missing); give one with --bundle"
+        )
+    return SHIPPED
+
+
+class _Sound:
+    """Where the answer's sound goes: a WAV file, a pipe, the loudspeaker, or nowhere."""
+
+    def __init__(self, target: str | None, rate_hz: int, *, play: bool) -> None:
+        self._stack = contextlib.ExitStack()
+        self._writer: StreamingWavWriter | None = None
+        self._player: Any = None
+        if play:
+            device = require_output_device()
+            self._player = self._stack.enter_context(
+                device.OutputStream(samplerate=rate_hz, channels=1, dtype="float32")
+            )
+        if target is not None:
+            self._writer = self._stack.enter_context(StreamingWavWriter(target, rate_hz))
+
+    def __enter__(self) -> _Sound:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
+
+    def write(self, part: AudioPart) -> None:
+        if self._writer is not None:
+            self._writer.write(part.audio)
+        if self._player is not None:
+            self._player.write(part.audio.reshape(-1, 1))
+
+
+def run_answer(
+    options: Options, inputs: Sequence[str], output: str | None, *, play: bool, max_seconds: float
+) -> None:
+    """Answer every input in a conversation of its own."""
+    targets = _targets(inputs, output)
+    report = sys.stderr if output == "-" else sys.stdout
+    # Wrong inputs are told before the model is loaded where that needs no model.
+    _check_inputs(inputs)
+    assistant = options.load()
+    for source, target in zip(inputs, targets, strict=True):
+        recording = _read(assistant, source, max_seconds)
+        speak = play or target is not None
+        with _Sound(target, _rate_hz(assistant), play=play) as sound:
+            parts = assistant.answer(recording.audio, seed=options.seed, speak=speak)
+            reply = _follow(parts, sound, None if options.json else report)
+        _report(options, reply, source, target, report)
+
+
+def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: float) -> None:
+    """Transcribe every input."""
+    _check_inputs(inputs)
+    assistant = options.load()
+    for source in inputs:
+        recording = _read(assistant, source, max_seconds)
+        reply = _follow(assistant.transcribe(recording.audio, seed=options.seed), None, None)
+        if options.json:
+            _report(options, reply, source, None, sys.stdout)
+        else:
+            heard = _printable(reply.heard)
+            print(f"{source}: {heard}" if len(inputs) > 1 else heard)
+
+
+def run_speak(options: Options, text: str, output: str | None, *, play: bool) -> None:
+    """Speak a text; `-` reads it from stdin."""
+    if output is None and not play:
+        raise ConfigError("nowhere to put the sound; give -o OUT.wav or --play")
+    report = sys.stderr if output == "-" else sys.stdout
+    if text == "-":
+        text = _stdin_text()
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise ConfigError(
+            f"the text has {len(text)} characters; at most {MAX_TEXT_CHARACTERS} are spoken at once"
+        )
+    assistant = options.load()
+    parts = assistant.speak(text, seed=options.seed)
+    with _Sound(output, _rate_hz(assistant), play=play) as sound:
+        reply = _follow(parts, sound, None)
+    _report(options, reply, None, output, report)
+
+
+def _stdin_text() -> str:
+    try:
+        return sys.stdin.read(MAX_TEXT_CHARACTERS + 1)
+    except UnicodeDecodeError:
+        raise ConfigError("stdin is not text (UTF-8); give the words to speak") from None
+
+
+def _targets(inputs: Sequence[str], output: str | None) -> list[str | None]:
+    """Return one output name for each input."""
+    if output is None:
+        return [None] * len(inputs)
+    folder = Path(output)
+    if len(inputs) == 1 and not folder.is_dir() and not output.endswith("/"):
+        return [output]
+    if output == "-" or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{len(inputs)} inputs cannot all go to {output!r}; give a folder")
+    names = ["stdin" if source == "-" else Path(source).stem for source in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two inputs are named {name!r}; answer them one by one")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [str(folder / f"{name}.wav") for name in names]
+
+
+def _check_inputs(inputs: Sequence[str]) -> None:
+    if list(inputs).count("-") > 1:
+        raise ConfigError("stdin (-) was given twice; it can be read only once")
+    for source in inputs:
+        if source != "-":
+            if Path(source).is_dir():
+                raise AudioError(f"{source} is a folder; give a sound file")
+            Path(source).stat()
+
+
+def _read(assistant: Assistant, source: str, max_seconds: float) -> Recording:
+    assert assistant.tokenizer is not None
+    return read_question(source, assistant.tokenizer, max_seconds=max_seconds)
+
+
+def _rate_hz(assistant: Assistant) -> int:
+    assert assistant.decoder is not None
+    return assistant.decoder.sample_rate_hz
+
+
+def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) -> Reply:
+    """Pass the parts on as they come; return the last."""
+    reply: Reply | None = None
+    for part in parts:
+        if isinstance(part, TextPart):
+            if live is not None:
+                print(_printable(part.text), end="", file=live, flush=True)
+        elif isinstance(part, AudioPart):
+            if sound is not None:
+                sound.write(part)
+        else:
+            reply = part
+    if live is not None:
+        print(file=live)
+    assert reply is not None
+    return reply
+
+
+def _printable(text: str) -> str:
+    """Replace control characters: a model's text may not steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def _report(
+    options: Options, reply: Reply, source: str | None, target: str | None, stream: TextIO
+) -> None:
+    figures = reply.timeline.figures(reply.audio_seconds)
+    if options.json:
+        record = {
+            "task": reply.task,
+            "input": source,
+            "output": target,
+            "heard": reply.heard,
+            "text": reply.text,
+            "reason": reply.reason,
+            "seed": options.seed,
+            **figures,
+        }
+        print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)
+        return
+    print(_table(figures), file=stream)
+    if target not in (None, "-"):
+        print(f"{reply.audio_seconds:.2f} s of speech in {target}", file=stream)
+
+
+def _table(figures: dict[str, float | None]) -> str:
+    rows = [
+        (phase, f"{figures[f'{phase}_ms']:.1f} ms", f"{figures[f'{phase}_count']:.0f} x")
+        for phase in PHASES
+        if figures[f"{phase}_count"]
+    ]
+    rows.append(("in all", f"{figures['total_ms']:.1f} ms", ""))
+    if figures["ttfa_ms"] is not None:
+        rows.append(("to first audio", f"{figures['ttfa_ms']:.1f} ms", ""))
+    if figures["rtf"] is not None:
+        rows.append(("compute / audio", f"{figures['rtf']:.3f}", "RTF"))
+    return "\n".join(f"  {name:<16}{value:>12}  {note}".rstrip() for name, value, note in rows)

@@ -1,0 +1,1 @@
+"""Schedule and choose: engine, scheduler, sampler, approximations, deadline."""

@@ -1,0 +1,279 @@
+"""SpeechEngine: prompt ids in, events with token ids out.
+
+The loop is three lines: the scheduler decides, the runner runs, the scheduler accounts.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from time import perf_counter_ns
+
+import numpy as np
+
+from ttt_ref.config import GenerationConfig, TokenLayout
+from ttt_ref.errors import ConfigError, TttError
+from ttt_runtime.backends.base import Floats, Runner
+from ttt_runtime.bundle.folder import Bundle, Verify
+from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
+from ttt_runtime.decode.code_prior import CodePrior
+from ttt_runtime.decode.deadline import DeadlineSchedule
+from ttt_runtime.decode.events import AnyEvent, DoneEvent
+from ttt_runtime.decode.sampler import Sampler
+from ttt_runtime.decode.scheduler import Scheduler, State, Step, open_run_start
+
+# Called after every forward with the step and its begin and end (perf_counter_ns).
+Observer = Callable[[Step, int, int], None]
+
+
+class SpeechEngine:
+    """A model ready to answer. One generation at a time.
+
+    The KV cache outlives a generation: a prompt that begins with what was said before (the next
+    turn of a conversation) is computed only from where it differs.
+
+    Args:
+        runner: runs the model.
+        layout: which id means what.
+        exactness: `reference` computes the whole sequence in every forward; `exact` keeps the
+            cache and gives the same ids; `fast` allows the approximations in `fast`.
+        fast: which approximations `fast` uses (default: those of `Approximations()`).
+        chunk_rows: rows of one prefill forward, about; bounds memory and cancellation time.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        layout: TokenLayout,
+        *,
+        exactness: Exactness = "exact",
+        fast: Approximations | None = None,
+        chunk_rows: int = 512,
+        bundle: Bundle | None = None,
+    ) -> None:
+        exactness_named(exactness)
+        if fast is not None and exactness != "fast":
+            raise ConfigError(f"fast options were given, but exactness is {exactness!r}")
+        self.runner = runner
+        self.layout = layout
+        self.bundle = bundle
+        self.exactness = exactness
+        self._options = (fast or Approximations()) if exactness == "fast" else EXACT
+        CodePrior.from_options(self._options, layout)  # a table that does not fit is told now
+        self._keep_cache = exactness != "reference"
+        self._chunk_rows = chunk_rows
+        self._kept: list[int] = []  # ids whose K/V the cache holds, all final
+        self._generation = 0  # number of the newest generation; an older one may not go on
+        self._unconditional_row: Floats | None = None
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | PathLike[str] | Bundle,
+        device: str = "cpu",
+        exactness: Exactness = "exact",
+        *,
+        fast: Approximations | None = None,
+        threads: int | None = None,
+        capacity: int | None = None,
+        verify: Verify = "auto",
+    ) -> SpeechEngine:
+        """Load a bundle.
+
+        Args:
+            path: the bundle's folder, or an opened bundle.
+            device: cpu, cuda, tensorrt or rtx, see `device.Device`. A device that is missing
+                raises DeviceError; there is no silent fall-back.
+            exactness: see the class.
+            fast: see the class.
+            threads: CPU threads; None takes all CPUs of this process.
+            capacity: most tokens of a conversation; None takes the model's limit, up to 4096.
+            verify: see `Bundle.open`.
+        """
+        from ttt_runtime.backends.load import load_runner  # with it comes the engine's backend
+
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path, verify)
+        runner = load_runner(bundle, device, threads=threads, capacity=capacity)
+        layout = bundle.config.layout
+        return cls(runner, layout, exactness=exactness, fast=fast, bundle=bundle)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        config: GenerationConfig,
+        *,
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        observer: Observer | None = None,
+        deadline: DeadlineSchedule | None = None,
+    ) -> Iterator[AnyEvent]:
+        """Yield text and speech events as their ids become final, then one DoneEvent.
+
+        Args:
+            prompt_ids: the whole conversation so far, ending where the answer begins.
+            config: generation options.
+            seed: seed of all draws; greedy generation draws nothing.
+            cancel: when set, generation ends before the next forward with reason `cancelled`;
+                what is committed to the cache stays usable.
+            observer: called after every forward, for measurement.
+            deadline: plans each block's passes by the playback (option `deadline` of `fast`).
+
+        Raises:
+            ConfigError: a deadline without its option, an empty prompt, an id outside the
+                vocabulary, a prompt longer than the cache, or (when the first span begins)
+                lengths that do not divide.
+        """
+        prompt = self._checked(prompt_ids)
+        if deadline is not None and not self._options.deadline:
+            raise ConfigError("a deadline schedule needs exactness fast with its option deadline")
+        self._generation += 1
+        return self._run(prompt, config, self._generation, seed, cancel, observer, deadline)
+
+    def generate_ids(
+        self, prompt_ids: Sequence[int], config: GenerationConfig, *, seed: int = 0
+    ) -> list[int]:
+        """Return only the new ids."""
+        ids: list[int] = []
+        for event in self.generate(prompt_ids, config, seed=seed):
+            ids.extend(event.ids)
+        return ids
+
+    @property
+    def wants_deadline(self) -> bool:
+        """True if the options ask for a deadline schedule."""
+        return self._options.deadline
+
+    @property
+    def kept_ids(self) -> tuple[int, ...]:
+        """Ids whose K/V the cache holds: a next prompt that begins with them starts there."""
+        return tuple(self._kept)
+
+    def truncate(self, tokens: int) -> None:
+        """Keep at most the first `tokens` ids in the cache (cut back to a closed segment). O(1)."""
+        self._generation += 1
+        if tokens < len(self._kept):
+            tokens = max(tokens, 0)
+            if self.layout.is_audio(self._kept[tokens]):
+                tokens = open_run_start(self._kept, tokens, self.layout.audio_start)
+            del self._kept[tokens:]
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self.truncate(0)
+
+    def sampler(self, config: GenerationConfig, seed: int) -> Sampler:
+        """Return the strategies of one generation. A subclass may choose otherwise."""
+        return Sampler(
+            self.runner,
+            self.layout,
+            config,
+            self._options,
+            np.random.default_rng(seed),
+            self._unconditional if self._keep_cache else None,
+        )
+
+    def _checked(self, prompt_ids: Sequence[int]) -> list[int]:
+        prompt = [int(i) for i in prompt_ids]
+        if not prompt:
+            raise ConfigError("the prompt is empty; give at least one token id")
+        low, high = min(prompt), max(prompt)
+        if low < 0 or high >= self.layout.vocab_size:
+            wrong = low if low < 0 else high
+            raise ConfigError(
+                f"the prompt holds the id {wrong}; this model knows 0 .. "
+                f"{self.layout.vocab_size - 1}"
+            )
+        if len(prompt) > self.runner.capacity:
+            raise ConfigError(
+                f"the prompt has {len(prompt)} tokens, the cache holds {self.runner.capacity}; "
+                "shorten the conversation"
+            )
+        return prompt
+
+    def _reusable(self, prompt: list[int]) -> int:
+        """Return how many leading rows of the kept cache serve this prompt exactly."""
+        if not self._keep_cache:
+            return 0
+        # The last row is always computed: its hidden row gives the first token.
+        limit = min(len(self._kept), len(prompt) - 1)
+        same = 0
+        while same < limit and self._kept[same] == prompt[same]:
+            same += 1
+        # A kept run of audio ids that goes on, there or here, beyond this point is of no use.
+        if any(
+            self.layout.is_audio(i) for ids in (prompt, self._kept) for i in ids[same : same + 1]
+        ):
+            same = open_run_start(prompt, same, self.layout.audio_start)
+        return same
+
+    def _unconditional(self) -> Floats:
+        """Return the hidden row [hidden] of a sequence of masks only (one per checkpoint)."""
+        if self._unconditional_row is None:
+            row = self.runner.forward([self.layout.mask_id], 0, scratch=True)[0]
+            self._unconditional_row = row.copy()
+        return self._unconditional_row
+
+    def _run(
+        self,
+        prompt: list[int],
+        config: GenerationConfig,
+        generation: int,
+        seed: int,
+        cancel: threading.Event | None,
+        observer: Observer | None,
+        deadline: DeadlineSchedule | None,
+    ) -> Iterator[AnyEvent]:
+        runner = self.runner
+        cached = self._reusable(prompt)
+        scheduler = Scheduler(
+            prompt,
+            self.layout,
+            config,
+            cached=cached,
+            capacity=runner.capacity,
+            chunk_rows=self._chunk_rows,
+            keep_cache=self._keep_cache,
+            options=self._options,
+            plan_passes=None if deadline is None else deadline.plan,
+        )
+        sampler = self.sampler(config, seed)
+        ids = scheduler.ids
+        forwards = 0
+        del self._kept[cached:]
+        try:
+            while (step := scheduler.decide()) is not None:
+                if cancel is not None and cancel.is_set():
+                    scheduler.stop("cancelled")
+                    break
+                begin_ns = perf_counter_ns()
+                if step.order:
+                    row_ids = [ids[position] for position in step.order]
+                    hidden = runner.forward(row_ids, step.start, positions=step.order)
+                else:
+                    hidden = runner.forward(ids[step.start : step.stop], step.start)
+                if step.state is State.BLOCK:
+                    chosen = sampler.block(step, ids, hidden)
+                elif step.yields_text:
+                    chosen = sampler.text(step, hidden)
+                else:
+                    chosen = []
+                event = scheduler.account(step, chosen)
+                forwards += 1
+                end_ns = perf_counter_ns()
+                if deadline is not None:
+                    deadline.observe(step, begin_ns, end_ns)
+                if observer is not None:
+                    observer(step, begin_ns, end_ns)
+                if event is not None:
+                    yield event
+                    if generation != self._generation:
+                        raise TttError(
+                            "another generation began on this engine; "
+                            "use one engine for each conversation that runs at the same time"
+                        )
+        finally:
+            if generation == self._generation:
+                self._kept[:] = ids[: scheduler.cached]
+        assert scheduler.done_reason is not None
+        yield DoneEvent(scheduler.done_reason, scheduler.generated, len(prompt), cached, forwards)

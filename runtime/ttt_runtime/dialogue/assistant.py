@@ -1,0 +1,376 @@
+"""From sound to sound: hear a question, answer in text and speech as it comes.
+
+audio -> codes -> prompt ids -> engine events -> text and codes -> audio
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from time import perf_counter
+
+import numpy as np
+
+from ttt_ref.config import GenerationConfig, TokenLayout
+from ttt_ref.errors import ConfigError
+from ttt_runtime.audio.reader import Audio, is_silent
+from ttt_runtime.bundle.folder import Bundle, Verify
+from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
+from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.decode.approximations import Approximations, Exactness
+from ttt_runtime.decode.deadline import DeadlineSchedule
+from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.decode.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
+from ttt_runtime.dialogue.barge_in import Heard, cut_answer, tokens_heard
+from ttt_runtime.dialogue.overlap import CancelEither, Decode, in_turn, overlapped
+from ttt_runtime.dialogue.prompt import PromptBuilder, Task
+from ttt_runtime.dialogue.text_stream import TextStream
+from ttt_runtime.dialogue.timeline import Timeline
+
+HEARD_NOTHING = "I heard nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that became final, to be appended to what came before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPart:
+    """Audio float32 [T] of the answer that became final."""
+
+    audio: Audio
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A finished turn; the last part.
+
+    Attributes:
+        task: answer, transcribe or speak.
+        heard: what the model says that it heard ("" if the model does not write it down).
+        text: the answer's text.
+        audio_seconds: length of the spoken answer.
+        reason: why it ended (see `events.DoneReason`), or `silence`.
+        history: ids of the whole conversation so far, to be given with the next turn.
+        timeline: what took how long.
+        prompt_tokens: where in `history` this answer begins.
+    """
+
+    task: Task
+    heard: str
+    text: str
+    audio_seconds: float
+    reason: DoneReason | str
+    history: tuple[int, ...]
+    timeline: Timeline
+    prompt_tokens: int
+
+
+Part = TextPart | AudioPart | Reply
+
+
+class Assistant:
+    """An engine, a codec and the prompts between them.
+
+    Args:
+        engine: the model.
+        prompts: the chat template.
+        tokenizer: audio to codes; None for a bundle that only speaks.
+        decoder: codes to audio; None answers in text only.
+        config: generation options.
+        overlap: run model and codec in threads of their own; the same ids and audio.
+    """
+
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        prompts: PromptBuilder,
+        tokenizer: SpeechTokenizer | None,
+        decoder: SpeechDecoder | None,
+        config: GenerationConfig,
+        *,
+        overlap: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.prompts = prompts
+        self.tokenizer = tokenizer
+        self.decoder = decoder
+        self.config = config
+        self.overlap = overlap
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | PathLike[str],
+        device: str = "cpu",
+        exactness: Exactness = "exact",
+        *,
+        preset: str | None = None,
+        fast: Approximations | None = None,
+        threads: int | None = None,
+        verify: Verify = "auto",
+        overlap: bool = False,
+    ) -> Assistant:
+        """Load model, codec and prompts of a bundle; `preset` None takes its first preset."""
+        bundle = Bundle.open(path, verify)
+        config = pick_preset(bundle, preset)
+        engine = SpeechEngine.from_bundle(
+            bundle, device, exactness, fast=fast, threads=threads, verify=verify
+        )
+        prompts = PromptBuilder.from_bundle(bundle)
+        tokenizer, decoder = load_codec(bundle, device, threads=threads)
+        return cls(engine, prompts, tokenizer, decoder, config, overlap=overlap)
+
+    def answer(
+        self,
+        audio: Audio,
+        *,
+        history: Sequence[int] = (),
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        speak: bool = True,
+    ) -> Iterator[Part]:
+        """Answer a spoken question.
+
+        Args:
+            audio: float32 [T] at the tokenizer's rate.
+            history: `Reply.history` of the turn before; empty begins a conversation.
+            seed: seed of all draws.
+            cancel: ends the answer before the next forward.
+            speak: False leaves out the sound.
+        """
+        return self._hear("answer", audio, history, seed, cancel, speak=speak)
+
+    def transcribe(
+        self, audio: Audio, *, seed: int = 0, cancel: threading.Event | None = None
+    ) -> Iterator[Part]:
+        """Write down what is said in audio float32 [T] at the tokenizer's rate."""
+        return self._hear("transcribe", audio, (), seed, cancel, speak=False)
+
+    def speak(
+        self, text: str, *, seed: int = 0, cancel: threading.Event | None = None
+    ) -> Iterator[Part]:
+        """Speak a text."""
+        content = self.prompts.encode_plain(text.strip())
+        if not content:
+            raise ConfigError("there is no text to speak; give at least one word")
+        return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
+
+    def interrupt(self, reply: Reply, played_seconds: float) -> Heard:
+        """Cut a turn, and the cache, to what was heard of it.
+
+        To barge in: set `cancel`, stop the playback, take the remaining parts (the Reply comes
+        within one forward), then call this and give `Heard.history` with the next turn. Also
+        right for an answer that was computed to its end and is still playing.
+
+        Args:
+            reply: the turn's last part.
+            played_seconds: seconds of this answer's audio that left the loudspeaker.
+
+        Raises:
+            ConfigError: a negative or not finite time.
+        """
+        if not 0 <= played_seconds < float("inf"):
+            raise ConfigError(f"played_seconds is {played_seconds}; expected 0 or more")
+        layout = self.engine.layout
+        prompt, rest = reply.history[: reply.prompt_tokens], reply.history[reply.prompt_tokens :]
+        if not rest:  # silence was answered: nothing of it is in the conversation
+            return Heard("", 0, reply.history)
+        finished = reply.reason == "end"
+        # A finished answer ends with <|im_end|> itself; only what follows it was appended.
+        appended = self.prompts.end_of_answer((layout.im_end_id,) if finished else ())
+        answer = rest[: len(rest) - len(appended)]
+        codes = sum(layout.is_code(i) for i in answer)
+        heard = min(tokens_heard(played_seconds, self._tokens_per_second(reply, codes)), codes)
+        kept, own = cut_answer(answer, layout, heard, finished=finished)
+        self.engine.truncate(len(prompt) + own)
+        _, text = self._split(reply.task, self.prompts.decode(kept))
+        return Heard(text, heard, (*prompt, *kept, *self.prompts.end_of_answer(kept)))
+
+    def _split(self, task: Task, text: str) -> tuple[str, str]:
+        """Return what was heard and what is said, of the text of a turn."""
+        if task == "answer":
+            return self.prompts.prompts.split_answer(text)
+        said = text.strip()
+        return (said if task == "transcribe" else ""), said
+
+    def _tokens_per_second(self, reply: Reply, codes: int) -> float:
+        if self.tokenizer is not None:
+            return self.tokenizer.frame_rate_hz
+        return codes / reply.audio_seconds if reply.audio_seconds else 0.0
+
+    def _hear(
+        self,
+        task: Task,
+        audio: Audio,
+        history: Sequence[int],
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        timeline = Timeline()
+        self.prompts.prompts.system_text(task)  # a model without this task says so first
+        codes: Sequence[int] = ()
+        if not is_silent(audio):
+            with timeline.phase("encode", f"{len(audio)} samples"):
+                if self.tokenizer is None:
+                    raise ConfigError("this assistant was made without a speech tokenizer")
+                codes = self.tokenizer.encode(audio).tolist()
+        if not codes:
+            yield from self._heard_nothing(task, history, timeline, seed, cancel, speak=speak)
+            return
+        content = self.prompts.speech(codes)
+        yield from self._turn(task, content, history, timeline, seed, cancel, speak=speak)
+
+    def _heard_nothing(
+        self,
+        task: Task,
+        history: Sequence[int],
+        timeline: Timeline,
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        """Say so, in the model's voice if it has one; a transcript is simply empty."""
+        seconds = 0.0
+        if task == "answer":
+            yield TextPart(HEARD_NOTHING)
+            if speak and self.decoder is not None and "speak" in self.prompts.prompts.system:
+                content = self.prompts.encode_plain(HEARD_NOTHING)
+                for part in self._turn("speak", content, (), timeline, seed, cancel, speak=True):
+                    if isinstance(part, AudioPart):
+                        yield part
+                    elif isinstance(part, Reply):
+                        seconds = part.audio_seconds
+        timeline.finish()
+        text = HEARD_NOTHING if task == "answer" else ""
+        before = len(history)
+        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline, before)
+
+    def _turn(
+        self,
+        task: Task,
+        content: Sequence[int],
+        history: Sequence[int],
+        timeline: Timeline,
+        seed: int,
+        cancel: threading.Event | None,
+        *,
+        speak: bool,
+    ) -> Iterator[Part]:
+        before = list(history) or self.prompts.conversation(task)
+        prompt = before + self.prompts.user_turn(content)
+        voice = None
+        if speak and self.decoder is not None:
+            voice = _Voice(self.decoder, timeline, self.engine.layout)
+            if self.tokenizer is not None:
+                voice.deadline = DeadlineSchedule(self.tokenizer.frame_rate_hz)
+        deadline = None
+        if voice is not None and self.engine.wants_deadline:
+            if voice.deadline is None:
+                raise ConfigError("fast option deadline needs a bundle with a speech tokenizer")
+            deadline = voice.deadline
+        stop = CancelEither(cancel)
+        events = self.engine.generate(
+            prompt,
+            self.config,
+            seed=seed,
+            cancel=stop,
+            observer=timeline.observe,
+            deadline=deadline,
+        )
+        decode: Decode = _no_sound if voice is None else voice.decode
+        if self.overlap and voice is not None:
+            items = overlapped(events, decode, stop)
+        else:
+            items = in_turn(events, decode)
+        mark = self.prompts.prompts.working_mark if task == "answer" else ""
+        text = TextStream(self.prompts, mark)
+        answer: list[int] = []
+        reason: DoneReason = "end"
+        with contextlib.closing(items):
+            for item in items:
+                if isinstance(item, np.ndarray):
+                    yield AudioPart(item)
+                    continue
+                answer.extend(item.ids)
+                if isinstance(item, TextEvent):
+                    if part := text.push(item.ids[0]):
+                        yield TextPart(part)
+                elif isinstance(item, DoneEvent):
+                    reason = item.reason
+        if voice is not None and voice.deadline is not None:
+            timeline.underruns = voice.deadline.underruns
+        timeline.finish()
+        heard, said = self._split(task, text.whole)
+        rest = self.prompts.end_of_answer(answer)
+        seconds = 0.0 if voice is None else voice.seconds
+        whole = tuple(prompt + answer + rest)
+        yield Reply(task, heard, said, seconds, reason, whole, timeline, len(prompt))
+
+
+def _no_sound(event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
+    return ()
+
+
+class _Voice:
+    """Decodes the codes of one answer as they come."""
+
+    def __init__(self, decoder: SpeechDecoder, timeline: Timeline, layout: TokenLayout) -> None:
+        self.deadline: DeadlineSchedule | None = None
+        self._stream: DecoderStream = decoder.stream()
+        self._rate_hz = decoder.sample_rate_hz
+        self._timeline = timeline
+        self._layout = layout
+        self._samples = 0
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio given so far."""
+        return self._samples / self._rate_hz
+
+    def decode(self, event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
+        """Give the audio that a block completes; at the end what waited for its right context."""
+        layout, begin = self._layout, perf_counter()
+        if isinstance(event, SpeechEvent):
+            codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
+            if not codes:
+                return ()
+            with self._timeline.phase("decode", f"{len(codes)} codes"):
+                audio = self._stream.push(np.array(codes, dtype=np.int64))
+        elif event.reason == "cancelled":
+            return ()
+        else:
+            with self._timeline.phase("decode", "finish"):
+                audio = self._stream.finish()
+        if self.deadline is not None:
+            self.deadline.decoded(perf_counter() - begin)
+        if not len(audio):
+            return ()
+        self._timeline.mark_first_audio()
+        self._samples += len(audio)
+        if self.deadline is not None:
+            self.deadline.queue(len(audio) / self._rate_hz)
+        return (audio,)
+
+
+def pick_preset(bundle: Bundle, name: str | None) -> GenerationConfig:
+    """Return a preset of the bundle by name, else a released one; None takes the bundle's first."""
+    presets = bundle.config.presets
+    if name is None:
+        return next(iter(presets.values()), None) or GenerationConfig.preset("script")
+    if name in presets:
+        return presets[name]
+    try:
+        return GenerationConfig.preset(name)
+    except ConfigError:
+        known = ", ".join(dict.fromkeys([*presets, "script", "paper"]))
+        raise ConfigError(f"unknown preset {name!r}; this bundle knows {known}") from None

@@ -1,0 +1,1 @@
+"""What this host has: device names, GPU, CPU, library versions."""

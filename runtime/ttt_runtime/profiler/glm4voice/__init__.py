@@ -1,0 +1,1 @@
+"""Times and decoding options of the GLM-4-Voice codec."""

@@ -1,0 +1,141 @@
+"""ttt-assistant as a process: interrupted, on a full disk, its reader gone, its streams closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.runtime.dialogue.test_assistant import TONE
+from tests.runtime.processes import environment
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "question.wav", TONE, 16000)
+    return tmp_path / "question.wav"
+
+
+SLOW = """
+import sys, time
+from tests.runtime.toy_assistant import ToneStream, toy_assistant
+from tests.runtime.cli.test_assistant import SPEAKING_SEED
+from ttt_runtime.cli import assistant, session
+def load(*args, **options):
+    return toy_assistant(SPEAKING_SEED)
+push = ToneStream.push
+def slow(self, codes):
+    print("speaking", file=sys.stderr, flush=True)
+    for _ in range(200):  # one long sleep would miss a signal that comes just before it
+        time.sleep(0.1)
+    return push(self, codes)
+ToneStream.push = slow
+session.Assistant.from_bundle = load
+session.shipped_or = lambda bundle: "toy"
+assistant.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_leaves_nothing(
+    question: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "answer", str(question), "-o", str(folder / "a.wav")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+        # A shell's background job ignores Ctrl-C, and so would all that the tests start in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "speaking\n"
+    assert len(list(folder.iterdir())) == 1  # the hidden, unfinished file
+    process.send_signal(number)
+    began = time.monotonic()
+    rest = process.stderr.read()
+    assert process.wait(timeout=10) == code
+    assert time.monotonic() - began < 5
+    assert list(folder.iterdir()) == []
+    assert "Traceback" not in rest
+    assert rest.count("\n") <= 1
+
+
+def test_a_reader_that_goes_away_is_no_error(question: Path) -> None:
+    """`ttt-assistant transcribe ... | head -0`"""
+    code = SLOW.replace("time.sleep(0.1)", "pass")
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [sys.executable, "-c", code, "answer", str(question), "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    os.close(write)
+    assert "Traceback" not in process.stderr
+    assert "Exception" not in process.stderr
+
+
+def buffered(unbuffered: str) -> dict[str, str]:
+    return {**environment(), "PYTHONUNBUFFERED": unbuffered}  # empty is as if it were not there
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(question: Path, unbuffered: str) -> None:
+    code = SLOW.replace("time.sleep(0.1)", "pass")
+    for arguments in (("-o", "/dev/full"), ("--json",), ("-o", "-")):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run(
+                [sys.executable, "-c", code, "answer", str(question), *arguments],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=buffered(unbuffered),
+            )
+        assert process.returncode == 2, arguments
+        assert process.stderr.splitlines()[-1].startswith("error: no space left"), process.stderr
+
+
+def test_text_that_cannot_be_written_leaves_an_earlier_error_as_it_is() -> None:
+    """It waits in the buffer while something else fails, and fails itself at the process's end."""
+    code = """
+from ttt_ref.errors import ConfigError
+from ttt_runtime.terminal.entry import run_app
+def app(standalone_mode):
+    print("an answer")
+    raise ConfigError("another error")
+run_app(app)
+"""
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=buffered(""),
+        )  # fmt: skip
+    assert (process.returncode, process.stderr) == (2, "error: another error\n")
+
+
+RUN = "from ttt_runtime.cli.assistant import main; main()"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_defect(question: Path, tmp_path: Path, closed: str) -> None:
+    sound = tmp_path / "a.wav"
+    for source, code in ((question, 0), (tmp_path / "none.wav", 2)):
+        words = f"answer {source} -o {sound}"
+        script = f'exec "{sys.executable}" -c "{RUN}" {words} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, env=buffered("")
+        )
+        assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (code, False)
+    assert sound.is_file()
