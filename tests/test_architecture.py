@@ -12,6 +12,16 @@ PACKAGES = {
     "ttt_quant": ROOT / "quant" / "ttt_quant",
     "ttt_export": ROOT / "export" / "ttt_export",
 }
+# Packages of the runtime, ground first. Those of one level do not import each other.
+RUNTIME_LEVELS = (
+    {"bundle", "machine", "terminal"},
+    {"backends"},
+    {"codec", "decode"},
+    {"audio"},
+    {"dialogue"},
+    {"doctor", "profiler", "server"},
+    {"cli"},
+)
 LEAVES = {"ttt_ref.config", "ttt_ref.errors"}
 NEVER_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "safetensors"}
 
@@ -39,6 +49,84 @@ def top(name: str) -> str:
     return name.split(".")[0]
 
 
+def module_graph(root: Path, package: str) -> dict[str, set[str]]:
+    """Return module -> modules of the package that it imports, lazy imports included."""
+    files = sorted((root / package).rglob("*.py"))
+    names = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+    return {
+        module: {name for name in modules_of(path, set(names)) if name != module}
+        for module, path in names.items()
+    }
+
+
+def modules_of(path: Path, known: set[str]) -> set[str]:
+    """Return the known modules that a file imports; `from package import module` is the module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            found |= inside & known
+            if inside - known:
+                found.add(base)
+    return found & known
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return a path of modules that comes back to its beginning; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for name in sorted(graph[module]):
+            found = walk(name, [*path, module])
+            if found:
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_no_import_cycle(package):
+    graph = module_graph(PACKAGES[package].parent, package)
+    assert not cycle(graph), " -> ".join(cycle(graph))
+
+
+def test_a_cycle_is_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b"}, "b": set()}) == []
+
+
+def test_no_import_goes_up_in_the_runtime():
+    level = {name: i for i, names in enumerate(RUNTIME_LEVELS) for name in names}
+    for module, names in module_graph(PACKAGES["ttt_runtime"].parent, "ttt_runtime").items():
+        here = module.split(".")[1:2]
+        for name in names:
+            there = name.split(".")[1:2]
+            if here and there and here != there and here != ["__main__"]:
+                assert level[there[0]] < level[here[0]], f"{module} imports {name}"
+
+
+def test_the_runtime_has_no_flat_modules():
+    flat = {path.name for path in PACKAGES["ttt_runtime"].glob("*.py")}
+    assert flat <= {"__init__.py", "__main__.py"}
+
+
+def test_every_package_of_the_runtime_has_its_level():
+    folders = {p.name for p in PACKAGES["ttt_runtime"].iterdir() if (p / "__init__.py").is_file()}
+    assert folders <= set().union(*RUNTIME_LEVELS)
+
+
 def test_nothing_imports_the_exporter():
     for package in ("ttt_ref", "ttt_runtime", "ttt_quant"):
         for path, name in package_imports(package):
@@ -54,11 +142,9 @@ def test_the_runtime_needs_only_the_leaves_of_the_reference():
 
 
 def test_the_reference_knows_no_other_package():
-    # Recipes measure what ships, so they alone may drive the exporter's command or the runtime.
     for path, name in package_imports("ttt_ref"):
-        if "recipes" in path.parts:
-            continue
-        assert top(name) not in {"ttt_runtime", "ttt_quant", "ttt_export"}, f"{path} imports {name}"
+        others = {"ttt_runtime", "ttt_quant", "ttt_export", "recipes"}
+        assert top(name) not in others, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("leaf", sorted(LEAVES))

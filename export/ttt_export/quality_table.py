@@ -2,7 +2,7 @@
 
 Exports the checkpoint under every variant of `quality_variants`, with open gates, and puts the
 quality reports side by side. With ``--data`` (the test recordings of the recipe of the shipped
-model) each bundle is also evaluated: answers exactly right, and the word error rate of what it says.
+model) each bundle is also evaluated: answers exactly right, and the word error rate of its speech.
 Every row is kept in FOLDER as JSON, so the same command goes on where it was stopped. Rows
 without "its codec" hold the codec in float32: they tell what the model's precision does.
 """

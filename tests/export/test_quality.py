@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ttt_export import quality_table
-from ttt_export.evaluation import Questions
+from ttt_export.evaluation import EvaluationOptions
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_export.quality import masked_blocks, text_rows
@@ -153,16 +153,16 @@ def test_heard_rows_are_kept_and_shown(tied, tmp_path, monkeypatch):
         ["spoken answer as whisper-base hears it, WER", "3 %", "4 %"],
     ]
 
-    def heard(bundle, data, report, words):
+    def heard(bundle, options, report):
         assert (bundle / "ttt_config.json").is_file()
         report.write_text(json.dumps({"rows": rows}))
         return {"rows": rows}
 
-    monkeypatch.setattr(quality_table, "evaluate", heard)
+    monkeypatch.setattr(quality_table, "run_program", heard)
     monkeypatch.setattr(quality_table, "_donor", lambda *_: None)
-    row = measure_row(tied, variants()[0], tmp_path, Questions(tmp_path))
-    monkeypatch.setattr(quality_table, "evaluate", None)  # kept: not asked again
-    assert measure_row(tied, variants()[0], tmp_path, Questions(tmp_path)) == row
+    row = measure_row(tied, variants()[0], tmp_path, EvaluationOptions(tmp_path))
+    monkeypatch.setattr(quality_table, "run_program", None)  # kept: not evaluated again
+    assert measure_row(tied, variants()[0], tmp_path, EvaluationOptions(tmp_path)) == row
     text = table([row])
     assert "answer text exactly right, new voices" in text
     assert "10 dB" not in text

@@ -17,6 +17,7 @@ from ttt_export.linear import Matrix
 from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import quantize
 from ttt_quant.scheme import Scheme
+from ttt_runtime.backends.ort.integer_products import OPTION, needs_unsigned_weights
 from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 WIDTH, OUTPUTS, ROWS = 96, 40, 5
@@ -46,6 +47,8 @@ def product(tmp_path, products, x, bias=None, factors=None):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if needs_unsigned_weights(tmp_path / "product.onnx"):
+        options.add_session_config_entry(*OPTION)
     session = onnxruntime.InferenceSession(str(tmp_path / "product.onnx"), options)
     feeds = {"x": x[None], "positions": np.zeros((1, len(x)), np.int64)}
     return session.run(None, feeds)[0][0]

@@ -20,7 +20,7 @@ from tests.runtime.processes import environment
 from tests.runtime.toy_assistant import byte_tokenizer, toy_assistant
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CONFIG_NAME
-from ttt_runtime.cli import assistant_run as session
+from ttt_runtime.cli import assistant_run
 from ttt_runtime.cli.assistant import app
 from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.terminal.entry import run_app
@@ -48,8 +48,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
             Bundle.open(path)  # type: ignore[arg-type]
         return toy_assistant(SPEAKING_SEED)
 
-    monkeypatch.setattr(session.Assistant, "from_bundle", load)
-    monkeypatch.setattr(session, "shipped_or", lambda bundle: bundle or "toy")
+    monkeypatch.setattr(assistant_run.Assistant, "from_bundle", load)
+    monkeypatch.setattr(assistant_run, "shipped_or", lambda bundle: bundle or "toy")
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["ttt-assistant", *map(str, arguments)])
@@ -109,7 +109,7 @@ def test_fast_options_and_overlap_reach_the_assistant(  # type: ignore[no-untype
         seen.append(options)
         return toy_assistant(SPEAKING_SEED)
 
-    monkeypatch.setattr(session.Assistant, "from_bundle", load)
+    monkeypatch.setattr(assistant_run.Assistant, "from_bundle", load)
     fast = ("--exactness", "fast", "--fast", "early_end", "--fast", "threshold=0.9")
     assert cli("answer", question, *fast, "--overlap").code == 0
     assert cli("speak", "hello", "-o", tmp_path / "a.wav").code == 0
@@ -268,7 +268,7 @@ def test_a_graph_that_is_none_is_one_line(question: Path, tmp_path: Path) -> Non
 
 
 def test_the_text_of_a_model_may_not_steer_the_terminal() -> None:
-    assert session._printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
+    assert assistant_run._printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
 
 
 def test_playing_needs_a_device(cli, question: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -311,6 +311,6 @@ def test_no_shipped_bundle_is_one_line(
 ) -> None:
     from ttt_ref.errors import BundleError
 
-    monkeypatch.setattr(session, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(assistant_run, "SHIPPED", tmp_path / "none")
     with pytest.raises(BundleError, match="--bundle"):
-        session.shipped_or(None)
+        assistant_run.shipped_or(None)

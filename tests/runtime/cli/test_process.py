@@ -26,7 +26,7 @@ SLOW = """
 import sys, time
 from tests.runtime.toy_assistant import ToneStream, toy_assistant
 from tests.runtime.cli.test_assistant import SPEAKING_SEED
-from ttt_runtime.cli import assistant, session
+from ttt_runtime.cli import assistant, assistant_run
 def load(*args, **options):
     return toy_assistant(SPEAKING_SEED)
 push = ToneStream.push
@@ -36,8 +36,8 @@ def slow(self, codes):
         time.sleep(0.1)
     return push(self, codes)
 ToneStream.push = slow
-session.Assistant.from_bundle = load
-session.shipped_or = lambda bundle: "toy"
+assistant_run.Assistant.from_bundle = load
+assistant_run.shipped_or = lambda bundle: "toy"
 assistant.main()
 """
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_runtime.backends.ort.integer_products import OPTION, needs_unsigned_weights
 from ttt_runtime.backends.ort.node_profile import active_profile
 from ttt_runtime.backends.ort.provider import (
     RECORD_NODES,
@@ -170,6 +171,8 @@ class GraphSession:
         provider = check_device(settings.device)
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        if needs_unsigned_weights(path):
+            options.add_session_config_entry(*OPTION)
         for key, value in spec.attributes.items():
             if key in SESSION_ATTRIBUTES:
                 options.add_session_config_entry(key, str(value))
