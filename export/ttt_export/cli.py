@@ -55,6 +55,13 @@ BlockBody = Annotated[
     str | None,
     typer.Option(help="A second decoder in int8 for blocks and prefill (cpu, int8 and int4)."),
 ]
+Form = Annotated[
+    str,
+    typer.Option(
+        help="standard, or basic: operators that TensorRT before 10.15 and onnxruntime before "
+        "1.31 know."
+    ),
+]
 SpeechTokenizer = Annotated[
     str | None, typer.Option(help="Folder or hub name of the GLM-4-Voice speech tokenizer.")
 ]
@@ -114,6 +121,7 @@ def _command(
     cache_rows: CacheRows = None,
     cache_type: CacheType = None,
     block_body: BlockBody = None,
+    form: Form = "standard",
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
     codec_from: CodecFrom = None,
@@ -158,6 +166,7 @@ def _command(
         cache_rows=cache_rows,
         cache=cache_type,
         block_body=block_body,
+        form=form,
         sequences=sequences,
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from ttt_export.basic_operators import BasicOperators
 from ttt_export.cache_types import CachePeaks, CacheStore
-from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, cast, emit_linear, emit_norm
+from ttt_export.linear import NUMPY_FLOATS, LayerQuantizer, Matrix, emit_linear
+from ttt_export.operators import Operators, StandardOperators, split
 from ttt_export.weights import Float32Array, WeightSource, tensor
-from ttt_export.writer import ONNX_TYPES, GraphWriter
+from ttt_export.writer import GraphWriter
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
+from ttt_runtime.bundle.basic_spec import is_basic
 from ttt_runtime.bundle.graph_spec import GraphSpec
 
 PROGRESS_LAYERS = 8
@@ -87,64 +89,42 @@ class DecoderEmitter:
         self._choose = choose
         self._quantizer = quantizer
         self._compute = spec.input("embeds").dtype
-        self._cache = CacheStore(writer, self._compute, spec.input("past_k.0").dtype, peaks)
+        cache = CacheStore(writer, self._compute, spec.input("past_k.0").dtype, peaks)
+        kind = BasicOperators if is_basic(spec) else StandardOperators
+        self._operators: Operators = kind(writer, config, spec, cache)
 
     def emit(self, source: WeightSource, progress: Callable[[str], None]) -> None:
         """Stream all layers out of `source` and write the graph; tell progress by layers."""
-        cos, sin = self._rotary_angles()
+        self._operators.begin()
         x = "embeds"
         layers = self._config.num_hidden_layers
         for index in range(layers):
             if index % PROGRESS_LAYERS == 0:
                 progress(f"writing decoder, layer {index + 1} of {layers}")
             layer = self._quantizer.prepare_layer(index, source)
-            x = self._layer(layer, index, x, cos, sin)
+            x = self._layer(layer, index, x)
         self._norm(source, "model.norm.weight", "norm", x, output="hidden")
         self._writer.finish(self._spec)
 
     def _vector(self, name: str, values: Float32Array) -> str:
         return self._writer.constant(name, values.astype(NUMPY_FLOATS[self._compute]))
 
-    def _rotary_angles(self) -> tuple[str, str]:
-        writer, config = self._writer, self._config
-        # The very expression of the reference, so that the frequencies are equal to the last bit.
-        pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-        frequency = 1.0 / config.rope_theta ** (pairs / config.head_dim)
-        writer.constant("rotary.frequency", frequency.numpy())
-        writer.constant("last_axis", np.array([-1], dtype=np.int64))
-        wide = writer.node("Cast", ["positions"], "rotary.position", to=ONNX_TYPES["float32"])
-        column = writer.node("Unsqueeze", [wide, "last_axis"], "rotary.column")
-        angle = writer.node("Mul", [column, "rotary.frequency"], "rotary.angle")  # [1, Q, D/2]
-        both = []
-        for op in ("Cos", "Sin"):
-            name = writer.node(op, [angle], f"rotary.{op.lower()}")
-            if self._compute != "float32":
-                name = cast(writer, name, f"{name}.cast", self._compute)
-            both.append(name)
-        return both[0], both[1]
-
     def _norm(
         self, source: WeightSource, weight: str, name: str, x: str, output: str | None = None
     ) -> str:
         scale: NDArray[Any] = tensor(source, weight).astype(NUMPY_FLOATS[self._compute])
-        return emit_norm(self._writer, x, name, scale, self._config.rms_norm_eps, output)
+        return self._operators.norm(x, name, scale, output)
 
     def _linear(self, x: str, matrix: Matrix) -> str:
         scheme = self._choose(matrix.name, matrix.inputs)
         return emit_linear(self._writer, x, matrix, scheme, self._compute, self._quantizer)
 
-    def _split(self, x: str, sizes: list[int], outputs: list[str]) -> list[str]:
-        sizes_name = self._writer.constant(
-            "sizes." + "_".join(map(str, sizes)), np.array(sizes, dtype=np.int64)
-        )
-        return self._writer.nodes("Split", [x, sizes_name], outputs, axis=-1)
-
-    def _layer(self, source: WeightSource, index: int, x: str, cos: str, sin: str) -> str:
+    def _layer(self, source: WeightSource, index: int, x: str) -> str:
         stem, name = f"model.layers.{index}", f"layers.{index}"
         matrices = layer_matrices(source, index)
         normed = self._norm(source, f"{stem}.input_layernorm.weight", f"{name}.attn.norm", x)
         biases = [tensor(source, f"{stem}.self_attn.{p}_proj.bias") for p in "qkv"]
-        mixed = self._attention(index, normed, matrices["qkv"], np.concatenate(biases), cos, sin)
+        mixed = self._attention(index, normed, matrices["qkv"], np.concatenate(biases))
         out = self._linear(mixed, matrices["out"])
         x = self._writer.node("Add", [x, out], f"{name}.attn.residual")
         after = f"{stem}.post_attention_layernorm.weight"
@@ -152,9 +132,7 @@ class DecoderEmitter:
         down = self._linear(gated, matrices["down"])
         return self._writer.node("Add", [x, down], f"{name}.mlp.residual")
 
-    def _attention(
-        self, index: int, x: str, qkv: Matrix, bias: Float32Array, cos: str, sin: str
-    ) -> str:
+    def _attention(self, index: int, x: str, qkv: Matrix, bias: Float32Array) -> str:
         writer, config, name = self._writer, self._config, f"layers.{index}.attn"
         query, kv = (
             heads * config.head_dim
@@ -162,52 +140,13 @@ class DecoderEmitter:
         )
         product = self._linear(x, qkv)
         biased = writer.node("Add", [product, self._vector(f"{name}.bias", bias)], f"{name}.biased")
-        # q and k turn by the same angles: one rotation over all their heads.
-        turning, v = self._split(biased, [query + kv, kv], [f"{name}.qk", f"{name}.v"])
-        turned = writer.node(
-            "RotaryEmbedding",
-            [turning, cos, sin],
-            f"{name}.turned",
-            num_heads=config.num_attention_heads + config.num_key_value_heads,
-        )
-        q, k = self._split(turned, [query, kv], [f"{name}.q", f"{name}.k"])
-        by_heads = self._spec.attributes["cache_layout"] == "heads"
-        if by_heads:  # TensorRT takes caches of four axes only
-            q = self._by_heads(q, config.num_attention_heads)
-            k = self._by_heads(k, config.num_key_value_heads)
-            v = self._by_heads(v, config.num_key_value_heads)
-        read = []
-        for kind, rows in (("k", k), ("v", v)):
-            update = self._cache.narrow(rows, kind, index)
-            operands = [f"past_{kind}.{index}", update, "write_index"]
-            present = writer.node("TensorScatter", operands, f"present_{kind}.{index}", axis=-2)
-            read.append(self._cache.widen(present, kind, index))
-        operands = [q, *read, "mask"]
-        if not by_heads:
-            return writer.node(
-                "Attention",
-                operands,
-                f"{name}.mixed",
-                q_num_heads=config.num_attention_heads,
-                kv_num_heads=config.num_key_value_heads,
-                is_causal=0,
-            )
-        mixed = writer.node("Attention", operands, f"{name}.mixed_heads", is_causal=0)
-        rows = writer.node("Transpose", [mixed], f"{name}.mixed_rows", perm=[0, 2, 1, 3])
-        flat = writer.constant(f"shape.rows_{query}", np.array([1, -1, query], dtype=np.int64))
-        return writer.node("Reshape", [rows, flat], f"{name}.mixed")
-
-    def _by_heads(self, x: str, heads: int) -> str:
-        """Turn rows [1, Q, heads * D] into heads [1, heads, Q, D]."""
-        shape = np.array([1, -1, heads, self._config.head_dim], dtype=np.int64)
-        target = self._writer.constant(f"shape.heads_{heads}", shape)
-        rows = self._writer.node("Reshape", [x, target], f"{x}.rows")
-        return self._writer.node("Transpose", [rows], f"{x}.heads", perm=[0, 2, 1, 3])
+        qk, v = split(writer, biased, [query + kv, kv], [f"{name}.qk", f"{name}.v"])
+        return self._operators.attend(index, qk, v)
 
     def _gated(self, name: str, x: str, matrices: dict[str, Matrix]) -> str:
         writer, width = self._writer, self._config.intermediate_size
         both = self._linear(x, matrices["gate_up"])
-        gate, up = self._split(both, [width, width], [f"{name}.mlp.gate", f"{name}.mlp.up"])
+        gate, up = split(writer, both, [width, width], [f"{name}.mlp.gate", f"{name}.mlp.up"])
         sigmoid = writer.node("Sigmoid", [gate], f"{name}.mlp.sigmoid")
         silu = writer.node("Mul", [gate, sigmoid], f"{name}.mlp.silu")
         return writer.node("Mul", [silu, up], f"{name}.mlp.gated")

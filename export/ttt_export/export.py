@@ -96,7 +96,12 @@ def export_checkpoint(
         progress("codec")
         codec = make_codec(checkpoint, recipe, options, bundle)
         specs = graph_specs(
-            checkpoint, recipe, cache_rows, options.cache_layout, options.cache_dtype(recipe)
+            checkpoint,
+            recipe,
+            cache_rows,
+            options.cache_layout,
+            options.cache_dtype(recipe),
+            options.operators,
         )
         spans = SpanShape.of_presets(presets.values())
         if options.builds_engines:

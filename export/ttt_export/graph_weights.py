@@ -57,7 +57,8 @@ class GraphTensors:
         bits = 4 if self._initializers[f"{name}.codes"].data_type == TensorProto.INT4 else 8
         scales = self.values(f"{name}.scales").astype(np.float32)
         codes = self.values(f"{name}.codes")
-        return BlockQuantized(codes, scales, zeros, bits, self._blocks[f"{name}.weight"])
+        block = self._blocks.get(f"{name}.weight", len(codes))  # without: one scale a column
+        return BlockQuantized(codes, scales.reshape(-1, codes.shape[1]), zeros, bits, block)
 
     def values(self, name: str) -> NDArray[Any]:
         """Return an initializer; 4-bit codes come as int8."""

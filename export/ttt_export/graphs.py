@@ -19,6 +19,7 @@ from ttt_export.writer import GraphWriter
 from ttt_quant.algorithms import CALIBRATED
 from ttt_quant.recipe import Recipe
 from ttt_quant.scheme import Scheme
+from ttt_runtime.bundle.basic_spec import OPERATORS, is_basic
 from ttt_runtime.bundle.embeddings import EmbeddingTable
 from ttt_runtime.bundle.graph_spec import (
     DECODER,
@@ -46,16 +47,27 @@ def graph_specs(
     cache_rows: Dim,
     layout: CacheLayout,
     cache_dtype: str | None = None,
+    operators: str | None = None,
 ) -> dict[str, GraphSpec]:
-    """Return the specs of the three model graphs; no `cache_dtype` stands for the compute type."""
+    """Return the specs of the three model graphs.
+
+    Args:
+        checkpoint: gives shapes and ids.
+        recipe: gives the compute type and session options.
+        cache_rows, layout: of the cache.
+        cache_dtype: None stands for the compute type.
+        operators: None stands for the standard ones, see `basic_spec`.
+    """
     start = checkpoint.layout.audio_start
     specs = (
         decoder_spec(checkpoint.model, cache_rows, recipe.compute, layout, cache_dtype),
         text_head_spec(checkpoint.model, start, recipe.compute),
         speech_head_spec(checkpoint.model, start, recipe.compute),
     )
+    chosen = {} if operators is None else {OPERATORS: operators}
     return {
-        spec.name: replace(spec, attributes={**spec.attributes, **recipe.session}) for spec in specs
+        spec.name: replace(spec, attributes={**spec.attributes, **chosen, **recipe.session})
+        for spec in specs
     }
 
 
@@ -76,10 +88,15 @@ def write_graphs(
     config, source = checkpoint.model, checkpoint.weights
     counted: Counter[str] = Counter()
     chosen: dict[str, Scheme] = {}
+    # Before 10.15 TensorRT is documented to take blocks for 4-bit weights only.
+    by_columns = is_basic(specs[DECODER]) and isinstance(specs[DECODER].input("mask").shape[1], int)
 
     def choose(name: str, width: int) -> Scheme:
         if name not in chosen:
-            chosen[name] = recipe.scheme(name, config.num_hidden_layers).fitted(width)
+            scheme = recipe.scheme(name, config.num_hidden_layers)
+            if by_columns and scheme.kind == "int8":
+                scheme = replace(scheme, whole_columns=True)
+            chosen[name] = scheme.fitted(width)
             counted[chosen[name].describe()] += 1
         return chosen[name]
 

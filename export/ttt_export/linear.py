@@ -177,10 +177,13 @@ def _quantized_weight(
         return pack_nibbles(values) if scheme.bits == 4 else values
 
     shape = (matrix.inputs, matrix.outputs)
+    scale_shape = (matrix.outputs,) if scheme.whole_columns else scales.shape
     inputs = [
         writer.weight(f"{name}.codes", scheme.kind, shape, [stored(codes)]),
-        writer.weight(f"{name}.scales", compute, scales.shape, [scales]),
+        writer.weight(f"{name}.scales", compute, scale_shape, [scales]),
     ]
+    if scheme.whole_columns:
+        return writer.node("DequantizeLinear", inputs, f"{name}.weight", axis=1)
     if zeros is not None:
         inputs.append(writer.weight(f"{name}.zeros", scheme.kind, zeros.shape, [stored(zeros)]))
     return writer.node(

@@ -14,6 +14,7 @@ from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import BundleError, CheckpointError, ConfigError
+from ttt_runtime.bundle.basic_spec import BASIC
 from ttt_runtime.bundle.graph_spec import CacheLayout, Dim
 from ttt_runtime.dialogue.prompt import Prompts
 
@@ -24,6 +25,7 @@ CACHE_TYPES: Final[Mapping[str, str]] = {"fp16": "float16", "int8": "int8"}
 ACCURACY: Final = "session.qdq_matmulnbits_accuracy_level"
 ROUNDED: Final = "4"  # inputs of 4/8-bit products in 8 bit
 BLOCK_BODIES: Final = ("int8",)  # storages of the second decoder
+FORMS: Final = ("standard", BASIC)
 MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
 
@@ -49,6 +51,8 @@ class ExportOptions:
         force: replace an existing bundle.
         engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
             on the device.
+        form: operators that the model's graphs are made of: standard (opset 24) or basic, for
+            TensorRT before 10.15 and onnxruntime before 1.31.
     """
 
     precision: str = "fp32"
@@ -69,6 +73,17 @@ class ExportOptions:
     evaluation: EvaluationOptions | None = None
     force: bool = False
     engines: bool = True
+    form: str = "standard"
+
+    def __post_init__(self) -> None:
+        """Refuse forms that do not exist."""
+        if self.form not in FORMS:
+            raise ConfigError(f"--form is {self.form!r}; expected one of {', '.join(FORMS)}")
+
+    @property
+    def operators(self) -> str | None:
+        """The attribute that the graphs' specs carry; None for the standard operators."""
+        return None if self.form == "standard" else self.form
 
     @property
     def builds_engines(self) -> bool:
@@ -113,6 +128,7 @@ class ExportOptions:
         """
         fits = (
             self.engine == "cpu"
+            and self.operators is None
             and recipe.compute == "float32"
             and self.cache_dtype(recipe) is None
             and bool(recipe.algorithms())
@@ -125,7 +141,7 @@ class ExportOptions:
         if self.block_body is not None and not fits:
             raise ConfigError(
                 f"--block-body {self.block_body} is for bundles in int8 or int4 for the CPU with "
-                "a float32 cache"
+                "a float32 cache, in the standard form"
             )
         return fits
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ttt_export.writer import IR_VERSION, OPSET, value_info
+from ttt_export.writer import BASIC_OPSET, value_info
 from ttt_runtime.backends.ort import softmax, top_k
 from ttt_runtime.bundle.graph_spec import GraphSpec
 
@@ -74,8 +74,9 @@ def _model(
         [value_info(tensor) for tensor in spec.outputs],
         constants,
     )
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+    number, ir_version = BASIC_OPSET  # they run beside bundles of every form
+    opset = helper.make_opsetid("", number)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=ir_version)
 
 
 def write(model: onnx.ModelProto, path: Path) -> None:

@@ -19,6 +19,7 @@ from ttt_export.sequences import Sequences
 from ttt_export.source import Checkpoint
 from ttt_export.validate import check_structure, validate
 from ttt_quant.recipe import Recipe
+from ttt_runtime.bundle.basic_spec import BASIC, is_basic
 from ttt_runtime.bundle.graph_spec import DECODER
 
 TWIN_FOLDER = ".twin"
@@ -43,7 +44,11 @@ def write_twin(
     spec = written.specs[DECODER]
     by_heads = spec.attributes["cache_layout"] == "heads"
     specs = graph_specs(
-        checkpoint, plain, spec.input("mask").shape[1], "heads" if by_heads else "rows"
+        checkpoint,
+        plain,
+        spec.input("mask").shape[1],
+        "heads" if by_heads else "rows",
+        operators=BASIC if is_basic(spec) else None,
     )
     write_graphs(checkpoint, plain, specs, folder, sequences, round_inputs=False)
     return replace(written, folder=folder, specs=specs)

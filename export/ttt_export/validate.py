@@ -18,8 +18,10 @@ from ttt_export.executors import Executor, Written, executor_for
 from ttt_export.graph_weights import BundleWeights
 from ttt_export.leak_probe import probe_leaks
 from ttt_export.reference_stream import StreamedReference
-from ttt_export.writer import OPSET, value_info
+from ttt_export.tensorrt.operators import check_operators
+from ttt_export.writer import BASIC_BLOCKS_OPSET, BASIC_OPSET, OPSET, value_info
 from ttt_ref.errors import ExportError
+from ttt_runtime.bundle.basic_spec import is_basic
 from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 
 Float32Array = NDArray[np.float32]
@@ -42,8 +44,12 @@ def check_structure(written: Written) -> None:
             raise ExportError(f"graph {name} is not valid ONNX: {reason}") from None
         model = onnx.load(str(path), load_external_data=False)
         opsets = {o.domain: o.version for o in model.opset_import}
-        if opsets.get("", 0) != OPSET:
-            raise ExportError(f"graph {name} has opset {opsets.get('')}; expected {OPSET}")
+        known = (BASIC_OPSET[0], BASIC_BLOCKS_OPSET[0]) if is_basic(spec) else (OPSET,)
+        if opsets.get("", 0) not in known:
+            wanted = " or ".join(map(str, known))
+            raise ExportError(f"graph {name} has opset {opsets.get('')}; expected {wanted}")
+        if is_basic(spec):
+            check_operators(model, name)
         for kind, infos, tensors in (
             ("input", model.graph.input, spec.inputs),
             ("output", model.graph.output, spec.outputs),

@@ -9,17 +9,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ttt_runtime.bundle.basic_spec import is_basic
 from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
 
 OPSET = 24
 IR_VERSION = 11
+# Graphs of basic operators: opset, IR version of its time. Weights in blocks need the second pair.
+BASIC_OPSET: Final = (20, 9)
+BASIC_BLOCKS_OPSET: Final = (21, 10)
 # Engines map the data file; tensors that start on a page can be used where they lie.
 ALIGNMENT_BYTES = 4096
 
@@ -141,17 +145,25 @@ class GraphWriter:
             initializer=self._initializers,
         )
         domains = sorted({node.domain for node in self._nodes if node.domain})
+        opset, ir_version = self._opset(spec)
         model = helper.make_model(
             graph,
             opset_imports=[
-                helper.make_opsetid("", OPSET),
+                helper.make_opsetid("", opset),
                 *(helper.make_opsetid(domain, 1) for domain in domains),
             ],
-            ir_version=IR_VERSION,
+            ir_version=ir_version,
             producer_name="ttt-export",
         )
         self._data.flush()
         self.path.write_bytes(model.SerializeToString())
+
+    def _opset(self, spec: GraphSpec) -> tuple[int, int]:
+        """Return opset and IR version: the lowest that have what the graph is made of."""
+        if not is_basic(spec):
+            return OPSET, IR_VERSION
+        in_blocks = any(a.name == "block_size" for node in self._nodes for a in node.attribute)
+        return BASIC_BLOCKS_OPSET if in_blocks else BASIC_OPSET
 
 
 def _bits(dtype: str) -> int:

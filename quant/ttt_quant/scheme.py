@@ -36,18 +36,25 @@ class Scheme:
         block: input channels that share a scale; a smaller one is taken where K needs it.
         algorithm: how the integers are found.
         symmetric: no zero points. HQQ is asymmetric by nature and ignores this.
+        whole_columns: one scale for each output channel, whatever `block` says (8 bit only).
     """
 
     kind: str = "float32"
     block: int = 128
     algorithm: str = "rtn"
     symmetric: bool = True
+    whole_columns: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in (*FLOAT_KINDS, *INTEGER_KINDS, FP8):
             known = ", ".join((*FLOAT_KINDS, *INTEGER_KINDS, FP8))
             raise ConfigError(f"weight scheme {self.kind!r} is unknown; expected one of {known}")
-        if self.block not in BLOCKS:
+        if self.whole_columns and (self.kind != "int8" or self.has_zeros):
+            raise ConfigError(
+                f"whole_columns is for int8 without zero points, not for {self.kind} "
+                f"{self.algorithm}"
+            )
+        if self.block not in BLOCKS and not self.whole_columns:
             raise ConfigError(
                 f"block size {self.block!r} is not supported; expected one of "
                 f"{', '.join(map(str, BLOCKS))}"
@@ -87,6 +94,8 @@ class Scheme:
         """
         if not self.is_integer:
             return self
+        if self.whole_columns:
+            return replace(self, block=input_width)
         for block in BLOCKS:
             if block <= self.block and input_width % block == 0:
                 return replace(self, block=block)
@@ -96,7 +105,8 @@ class Scheme:
         """Return a short name such as `int4 b128 gptq`."""
         if not self.is_integer:
             return self.kind
-        return f"{self.kind} b{self.block} {self.algorithm}"
+        size = "column" if self.whole_columns else f"b{self.block}"
+        return f"{self.kind} {size} {self.algorithm}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
 from ttt_export.tensorrt.progress import Bar, Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
 from ttt_ref.errors import DeviceError, ExportError
-from ttt_runtime.backends.tensorrt.api import Backend, load_backend
+from ttt_runtime.backends.tensorrt.api import Backend, load_backend, require_parser
 from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER, Probe
 from ttt_runtime.backends.tensorrt.stamp import EngineIdentity, EngineStamp, stamp_path
 from ttt_runtime.bundle.folder import Bundle, sha256_of
@@ -132,6 +132,7 @@ def build_graph_engines(
     built = []
     for name in ROWS:
         entry = graphs[name]
+        require_parser(backend, entry.spec)
         profiles = graph_profiles(entry.spec, spans or SpanShape())
         request = build_request(
             backend, entry.spec, folder / entry.file, profiles, options, architecture

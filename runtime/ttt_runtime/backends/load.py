@@ -14,6 +14,7 @@ from ttt_runtime.backends.ort.session import (
     SessionSettings,
     check_device,
     keep_own_pools,
+    require_onnxruntime,
 )
 from ttt_runtime.bundle.embeddings import EmbeddingTable
 from ttt_runtime.bundle.folder import OPEN_CACHE, Bundle, wrong_engine
@@ -112,6 +113,7 @@ def cuda_runner(
 
     def load(name: str) -> OrtGraph:
         entry = bundle.graph(name)
+        require_onnxruntime(entry.spec)
         session = GraphSession(bundle.file(entry.file), entry.spec, settings)
         return OrtGraph(session, memory, captures=target.graphs)
 

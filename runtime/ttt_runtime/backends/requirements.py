@@ -7,10 +7,13 @@ from typing import Final
 
 from ttt_ref.errors import BundleError, DeviceError
 from ttt_runtime.backends.kv_cache import DEFAULT_CAPACITY
+from ttt_runtime.backends.native.library import missing as kernels_missing
 from ttt_runtime.backends.probe import EngineStatus, check_engine
 from ttt_runtime.backends.tensorrt.api import FLAVOURS, load_backend
 from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER, find_bundle_engine
+from ttt_runtime.bundle.basic_spec import is_basic, least_onnxruntime, least_tensorrt
 from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.bundle.gqa_spec import is_gqa
 from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.machine.gpu import Gpu, GpuReport, probe_gpus
 from ttt_runtime.machine.host import Memory, read_memory
@@ -117,14 +120,29 @@ def _engine_need(bundle: Bundle, status: EngineStatus) -> Need:
 
 
 def _version_needs(bundle: Bundle, status: EngineStatus) -> list[Need]:
-    made = bundle.config.made_with.get("onnxruntime")
-    if bundle.config.engine in FLAVOURS or not isinstance(made, str) or status.version is None:
+    if status.version is None or DECODER not in bundle.config.graphs:
         return []
-    is_older = version_tuple(status.version)[:2] < version_tuple(made)[:2]
-    text = f"{status.version} here, {made} where the bundle was validated"
-    if is_older:
-        text += "; update onnxruntime"
-    return [Need("onnxruntime", not is_older, text)]
+    spec = bundle.config.graphs[DECODER].spec
+    if bundle.config.engine == "rtx":
+        return []  # every version that loads takes every form
+    if bundle.config.engine == "tensorrt":
+        name, least, others = "TensorRT", least_tensorrt(spec), "update JetPack"
+    else:
+        name, least, others = "onnxruntime", least_onnxruntime(spec), "update onnxruntime"
+    needed = ".".join(map(str, least))
+    if version_tuple(status.version) >= least:
+        return [Need(name, True, f"{status.version} here, {needed} or later needed")]
+    if runs_natively(bundle):
+        text = f"{status.version} here, for the codec only: the kernels run the model"
+        return [Need(name, True, text)]
+    text = f"{status.version} found, {needed} needed; {others}"
+    return [Need(name, False, text if is_basic(spec) else f"{text}, or export with --form basic")]
+
+
+def runs_natively(bundle: Bundle) -> bool:
+    """Tell whether our kernels are there and the bundle's decoder has the form that they run."""
+    grouped = is_gqa(bundle.config.graphs[DECODER].spec)
+    return bundle.config.engine == "cpu" and grouped and kernels_missing() is None
 
 
 def _gpu_needs(bundle: Bundle, gpus: GpuReport) -> list[Need]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ttt_export.head_graphs import emit_head
 from ttt_export.writer import GraphWriter
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
+from ttt_runtime.bundle.basic_spec import BASIC, OPERATORS
 from ttt_runtime.bundle.folder import BundleWriter
 from ttt_runtime.bundle.graph_spec import DECODER, decoder_spec, speech_head_spec, text_head_spec
 from ttt_runtime.bundle.manifest import BundleConfig, EmbeddingsEntry, GraphEntry
@@ -82,13 +84,16 @@ def write_graphs(
     dtype: str = "float16",
     cache_rows: int = CACHE_ROWS,
     heads: bool = True,
+    basic: bool = False,
     seed: int = 0,
 ) -> dict[str, GraphEntry]:
     """Write decoder (and heads) and return their entries."""
     folder.mkdir(parents=True, exist_ok=True)
     source = RandomWeights(model, seed)
     quantizer = PlainQuantizer()
+    chosen = {OPERATORS: BASIC} if basic else {}
     spec = decoder_spec(model, cache_rows, dtype, "heads")
+    spec = replace(spec, attributes={**spec.attributes, **chosen})
     with GraphWriter(folder / "decoder.onnx") as writer:
         choose = lambda name, width: scheme.fitted(width)  # noqa: E731
         emitter = DecoderEmitter(writer, model, spec, choose, quantizer)
@@ -96,7 +101,7 @@ def write_graphs(
     entries = {DECODER: GraphEntry(spec, "decoder.onnx")}
     if heads:
         for make in (text_head_spec, speech_head_spec):
-            head = make(model, LAYOUT.audio_start, dtype)
+            head = replace(make(model, LAYOUT.audio_start, dtype), attributes=chosen)
             with GraphWriter(folder / f"{head.name}.onnx") as writer:
                 fitted = scheme.fitted(model.hidden_size)
                 emit_head(writer, head, source, model, LAYOUT, fitted, quantizer)

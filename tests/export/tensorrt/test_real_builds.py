@@ -201,12 +201,46 @@ def test_other_compute_types_build(tmp_path: Path, backend: Backend, dtype: str)
     assert one_engine(backend, tmp_path / entry.file, entry, TEXT_STEP, Silent()) > 10**5
 
 
-def test_int4_weights_are_stored_in_four_bits(tmp_path: Path, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "dtype"),
+    [
+        (Scheme("float32"), "float32"),
+        (Scheme("float16"), "float16"),
+        (Scheme("bfloat16"), "bfloat16"),
+        (Scheme("int4", block=32), "float16"),
+        (Scheme("int8", whole_columns=True), "float16"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.kind,
+)
+@pytest.mark.parametrize("profile", [TEXT_STEP, BLOCK], ids=lambda profile: profile.name)
+def test_the_basic_form_builds(
+    tmp_path: Path, backend: Backend, scheme: Scheme, dtype: str, profile: Profile
+) -> None:
+    entry = write_graphs(tmp_path, scheme, dtype=dtype, heads=False, basic=True)["decoder"]
+    assert one_engine(backend, tmp_path / entry.file, entry, profile, Silent()) > 10**5
+
+
+def test_a_whole_basic_export_holds_engines(
+    tmp_path: Path, golden_checkpoints: list[Path], backend: Backend
+) -> None:
+    options = ExportOptions(
+        precision="int4", engine="rtx", cache_rows=128, max_kl=1e9, min_agreement=0.0, form="basic"
+    )
+    export_checkpoint(golden_checkpoints[0], tmp_path / "bundle", options=options)
+    bundle = Bundle.open(tmp_path / "bundle", verify="hashes")
+    for name in ("decoder", "text_head", "speech_head"):
+        assert find_bundle_engine(bundle, name, backend, None).stamp.identity.graph == name
+
+
+@pytest.mark.parametrize("basic", [False, True], ids=["standard", "basic"])
+def test_int4_weights_are_stored_in_four_bits(
+    tmp_path: Path, backend: Backend, basic: bool
+) -> None:
     """By size: float16 takes 2 bytes a weight, int4 in blocks of 128 half a byte and a scale."""
     sizes = {}
     for kind, scheme in (("float16", Scheme("float16")), ("int4", Scheme("int4", block=128))):
         folder = tmp_path / kind
-        entry = write_graphs(folder, scheme, model=WIDE, heads=False)["decoder"]
+        entry = write_graphs(folder, scheme, model=WIDE, heads=False, basic=basic)["decoder"]
         sizes[kind] = one_engine(backend, folder / entry.file, entry, TEXT_STEP, Silent())
     saved = sizes["float16"] - sizes["int4"]
     expected = WIDE_WEIGHTS * (2 - 0.5 - 2 / 128)

@@ -15,6 +15,7 @@ from ttt_ref.errors import BundleError, DeviceError, TttError
 from ttt_runtime.backends.gpu.cuda import CapturedGraph, CudaStream
 from ttt_runtime.backends.tensorrt.api import Backend
 from ttt_runtime.backends.tensorrt.dtypes import DTYPES
+from ttt_runtime.bundle.basic_spec import is_basic
 from ttt_runtime.bundle.graph_spec import DECODER, GraphSpec
 
 # Captured on its second run, when TensorRT has done what it does once for a new shape.
@@ -135,6 +136,11 @@ class EngineGraph:
         return self._spec
 
     @property
+    def in_place(self) -> bool:
+        """See `graph.Graph.in_place`; nothing promises it of an engine made of basic operators."""
+        return not is_basic(self._spec)
+
+    @property
     def most_rows(self) -> int:
         """See `graph.Graph.most_rows`."""
         return max(rows.most for rows in self._ranges)
@@ -171,7 +177,11 @@ class EngineGraph:
         if native is None:
             raise self.failure("no execution context")
         address, size = self._scratch
-        native.set_device_memory(address, size)
+        give = getattr(native, "set_device_memory", None)  # since TensorRT 10.1
+        if give is None:
+            native.device_memory = address
+        else:
+            give(address, size)
         if not native.set_optimization_profile_async(profile, self._stream.handle):
             raise self.failure(f"profile {profile} was refused")
         self._stream.synchronize()

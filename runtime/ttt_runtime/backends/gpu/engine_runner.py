@@ -74,7 +74,7 @@ def engine_runner(
     found = [find_bundle_engine(bundle, entry.spec.name, backend, gpu) for entry in graphs]
     stream = open_stream(target.index)
     loaded = [_Loaded(one, *deserialize(backend, one, probe)) for one in found]
-    scratch_bytes = max(max(int(one.engine.device_memory_size_v2) for one in loaded), 1)
+    scratch_bytes = max(max(scratch_size(one.engine) for one in loaded), 1)
     scratch = stream.allocate(scratch_bytes)
     makers = [_context_maker(backend, one, gpu, target) for one in loaded]
     decoder, text, speech = (
@@ -104,6 +104,12 @@ def engine_runner(
     # At the end of the runner or of the process; it also keeps scratch and engines till then.
     weakref.finalize(runner, _save, caches, scratch, loaded)
     return runner
+
+
+def scratch_size(engine: Any) -> int:
+    """Return the bytes of scratch memory that an engine's contexts need."""
+    size = getattr(engine, "device_memory_size_v2", None)  # since TensorRT 10.1
+    return int(engine.device_memory_size if size is None else size)
 
 
 def _context_maker(

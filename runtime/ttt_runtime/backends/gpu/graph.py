@@ -23,6 +23,10 @@ class Graph(Protocol):
         """True if every output needs an address, asked for or not."""
 
     @property
+    def in_place(self) -> bool:
+        """True if a decoder writes its cache at the address where it reads it."""
+
+    @property
     def most_rows(self) -> int | None:
         """The largest number of rows that one launch takes; None for any."""
 

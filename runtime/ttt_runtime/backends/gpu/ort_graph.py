@@ -93,6 +93,7 @@ class OrtGraph:
     """
 
     all_outputs = False
+    in_place = True
     most_rows = None
 
     def __init__(self, session: GraphSession, memory: OrtMemory, *, captures: bool = False) -> None:

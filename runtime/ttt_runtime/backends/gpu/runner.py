@@ -81,9 +81,9 @@ class DeviceRunner(Heads):
         self._embeddings = embeddings
         self._audio_start = layout.audio_start
         self._bucket = bucket_rows
-        self._cache = DeviceCache(memory, decoder.spec, capacity)
+        self._cache = self._new_cache()
         self._scratch: DeviceCache | None = None
-        self._forwards: OrderedDict[tuple[bool, int, int], _Forward] = OrderedDict()
+        self._forwards: OrderedDict[tuple[bool, int, int, int], _Forward] = OrderedDict()
         self._heads = [DeviceHead(graph, memory) for graph in (text_head, speech_head)]
         text, speech = self._heads
         super().__init__(text, speech)
@@ -117,6 +117,7 @@ class DeviceRunner(Heads):
         write_mask(row_ids, start, self._audio_start, run.inputs.arrays["mask"])
         run.run()
         cache.commit(stop)
+        cache.advance()
         hidden = self._hidden[scratch]
         hidden.version += 1
         # Behaves as the array that the protocol promises, but is fetched only when looked at.
@@ -142,8 +143,12 @@ class DeviceRunner(Heads):
 
     def _scratch_cache(self) -> DeviceCache:
         if self._scratch is None:
-            self._scratch = DeviceCache(self._memory, self._decoder.spec, self.capacity)
+            self._scratch = self._new_cache()
         return self._scratch
+
+    def _new_cache(self) -> DeviceCache:
+        decoder = self._decoder
+        return DeviceCache(self._memory, decoder.spec, self.capacity, in_place=decoder.in_place)
 
     def _bound(self, cache: DeviceCache, scratch: bool, rows: int, stop: int) -> _Forward:
         bound = self.capacity
@@ -154,7 +159,7 @@ class DeviceRunner(Heads):
             for head in self._heads:
                 head.forget()
             self._hidden[scratch] = self._hidden_block(rows)
-        key = (scratch, rows, bound)
+        key = (scratch, cache.turn, rows, bound)
         found = self._forwards.get(key)
         if found is not None:
             self._forwards.move_to_end(key)

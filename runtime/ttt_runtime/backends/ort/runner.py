@@ -19,7 +19,12 @@ from ttt_runtime.backends.base import Floats, Heads
 from ttt_runtime.backends.kv_cache import KvCache, open_capacity
 from ttt_runtime.backends.ort.bindings import bindings_for
 from ttt_runtime.backends.ort.heads import head_for
-from ttt_runtime.backends.ort.session import GraphSession, SessionSettings, check_device
+from ttt_runtime.backends.ort.session import (
+    GraphSession,
+    SessionSettings,
+    check_device,
+    require_onnxruntime,
+)
 from ttt_runtime.backends.ort.softmax import Softmax
 from ttt_runtime.backends.ort.top_k import TopKFinder
 from ttt_runtime.backends.ort.trim_memory import forget_pages, whole_pieces
@@ -121,6 +126,7 @@ class OrtRunner(Heads):
 
         def load(name: str) -> GraphSession:
             entry = bundle.graph(name)
+            require_onnxruntime(entry.spec)
             return GraphSession(bundle.file(entry.file), entry.spec, settings)
 
         with whole_pieces():

@@ -26,8 +26,10 @@ from ttt_runtime.backends.ort.provider import (
     provider_entry,
     quiet_log,
 )
+from ttt_runtime.bundle.basic_spec import is_basic, least_onnxruntime
 from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.machine.device import PROVIDERS, Device
+from ttt_runtime.machine.versions import version_tuple
 
 # A spec's attributes of these names are session options: what the graph's numbers rely on. Others
 # are refused, since a bundle may come from anywhere.
@@ -134,6 +136,23 @@ def import_onnxruntime() -> Any:
             "onnxruntime is not installed; run: pip install 'ttt-edge[cpu]' (or [gpu])"
         ) from None
     return onnxruntime
+
+
+def require_onnxruntime(spec: GraphSpec) -> None:
+    """Refuse a graph of the model that is made of operators which this onnxruntime lacks.
+
+    Raises:
+        DeviceError: with the version found and the one needed.
+    """
+    found, least = str(import_onnxruntime().__version__), least_onnxruntime(spec)
+    if version_tuple(found) < least:
+        needed = ".".join(map(str, least))
+        way_out = "update onnxruntime"
+        if not is_basic(spec):
+            way_out += ", or export the bundle with --form basic"
+        raise DeviceError(
+            f"onnxruntime {found} found, {needed} needed for the graph {spec.name}; {way_out}"
+        )
 
 
 def check_device(device: str) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ttt_ref.errors import DeviceError
+from ttt_runtime.bundle.basic_spec import BASIC_TENSORRT, least_tensorrt
+from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.machine.versions import Version, version_tuple
 
 
@@ -22,9 +24,9 @@ class Flavour:
         engine: name of the engine as bundles and command lines say it.
         module: Python module.
         title: the product's name in messages.
-        minimum: oldest version that takes our graphs: TensorScatter, RMSNormalization and
-            RotaryEmbedding came to the parser with TensorRT 10.15; TensorRT-RTX before 1.6 cannot
-            build 4-bit weights without a GPU.
+        minimum: oldest version that takes any of our graphs (of TensorRT: those of basic
+            operators, see `require_parser`); TensorRT-RTX before 1.6 cannot build 4-bit weights
+            without a GPU.
         program: the command-line tool that does the same.
         install: what to do when it is missing.
         needs_gpu: building needs the GPU that the engine is for.
@@ -48,7 +50,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         engine="tensorrt",
         module="tensorrt",
         title="TensorRT",
-        minimum=(10, 15),
+        minimum=BASIC_TENSORRT,
         program="trtexec",
         install="pip install 'ttt-edge[tensorrt]' --extra-index-url https://pypi.nvidia.com, "
         "or on a Jetson: apt install python3-libnvinfer",
@@ -147,3 +149,22 @@ def load_backend(
             f"update it: {flavour.install}"
         )
     return Backend(flavour, module, version)
+
+
+def require_parser(backend: Backend, spec: GraphSpec) -> None:
+    """Refuse a graph that this version's parser does not know.
+
+    TensorScatter, RMSNormalization and RotaryEmbedding, of which standard graphs are made, came to
+    TensorRT's parser with 10.15; TensorRT-RTX has had them in every version that we take.
+
+    Raises:
+        DeviceError: with the version found and the one needed.
+    """
+    least = least_tensorrt(spec)
+    if backend.flavour.engine != "tensorrt" or version_tuple(backend.version) >= least:
+        return
+    needed = ".".join(map(str, least))
+    raise DeviceError(
+        f"TensorRT {backend.version} found, {needed} needed for the graph {spec.name}; export with "
+        "--form basic for this version"
+    )

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.runtime.bundles import MODEL
 from ttt_ref.errors import BundleError, DeviceError
-from ttt_runtime.backends.tensorrt.api import Backend, find_flavour, load_backend
+from ttt_runtime.backends.tensorrt.api import Backend, find_flavour, load_backend, require_parser
 from ttt_runtime.backends.tensorrt.kernel_cache import KernelCache, kernel_cache_path
 from ttt_runtime.backends.tensorrt.loader import FoundEngine, deserialize, find_engine, require_gpu
 from ttt_runtime.backends.tensorrt.stamp import (
@@ -26,7 +27,9 @@ from ttt_runtime.backends.tensorrt.stamp import (
     stamp_path,
     this_platform,
 )
+from ttt_runtime.bundle.basic_spec import BASIC, OPERATORS
 from ttt_runtime.bundle.folder import sha256_of
+from ttt_runtime.bundle.graph_spec import decoder_spec
 from ttt_runtime.bundle.manifest import FileRecord
 from ttt_runtime.machine.gpu import Gpu, GpuReport
 from ttt_runtime.machine.versions import version_tuple
@@ -65,7 +68,8 @@ def test_an_api_without_its_libraries_says_so_on_one_line() -> None:
 @pytest.mark.parametrize(
     ("engine", "version", "good"),
     [
-        ("tensorrt", "10.3.0.30", False),
+        ("tensorrt", "8.6.2", False),
+        ("tensorrt", "10.3.0.30", True),
         ("tensorrt", "10.15.1.29", True),
         ("tensorrt", "11.4.0.106", True),
         ("rtx", "1.4.0.76", False),
@@ -80,6 +84,17 @@ def test_versions_that_do_not_know_the_graphs_are_refused(
         return
     with pytest.raises(DeviceError, match=f"{version} is too old"):
         load_backend(engine, lambda _: module(version))
+
+
+def test_a_parser_too_old_for_standard_graphs_is_named_with_the_way_out() -> None:
+    standard = decoder_spec(MODEL, 128, "float16", "heads")
+    basic = replace(standard, attributes={**standard.attributes, OPERATORS: BASIC})
+    old = backend("10.3.0.30")
+    require_parser(old, basic)
+    require_parser(backend("10.15.1"), standard)
+    with pytest.raises(DeviceError, match=r"TensorRT 10\.3\.0\.30 found, 10\.15 needed") as caught:
+        require_parser(old, standard)
+    assert "--form basic" in str(caught.value)
 
 
 def test_versions_are_compared_as_numbers() -> None:
