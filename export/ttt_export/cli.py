@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttt_quant.recipe import ENGINES, PRECISIONS
+from ttt_runtime.machine.targets import STANDARD, TARGETS, Choice, choose, find_target
 from ttt_runtime.terminal.entry import run_app
 
 if TYPE_CHECKING:
@@ -21,11 +22,23 @@ Model = Annotated[
     str, typer.Option("--model", "-m", help="Checkpoint folder, or a hub name (org/name).")
 ]
 Out = Annotated[Path, typer.Argument(help="Bundle folder to write.", show_default=False)]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help=f"Machine that it is for: {', '.join(TARGETS)}. Chooses what -p, -e and --form leave "
+        "open, and refuses what cannot run there.",
+    ),
+]
 Precision = Annotated[
-    str, typer.Option("--precision", "-p", help=f"{', '.join(PRECISIONS)}: how weights are stored.")
+    str | None,
+    typer.Option(
+        "--precision", "-p", help=f"{', '.join(PRECISIONS)}: how weights are stored (default fp32)."
+    ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", "-e", help=f"{', '.join(ENGINES)}: what will run it.")
+    str | None,
+    typer.Option("--engine", "-e", help=f"{', '.join(ENGINES)}: what will run it (default cpu)."),
 ]
 Recipe = Annotated[
     Path | None, typer.Option(help="Recipe file (TOML) instead of the precision's own.")
@@ -56,7 +69,7 @@ BlockBody = Annotated[
     typer.Option(help="A second decoder in int8 for blocks and prefill (cpu, int8 and int4)."),
 ]
 Form = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="standard, or basic: operators that TensorRT before 10.15 and onnxruntime before "
         "1.31 know."
@@ -109,8 +122,9 @@ PlanMemory = Annotated[
 def _command(
     out: Out,
     model: Model,
-    precision: Precision = "fp32",
-    engine: Engine = "cpu",
+    target: TargetName = None,
+    precision: Precision = None,
+    engine: Engine = None,
     recipe: Recipe = None,
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
@@ -121,7 +135,7 @@ def _command(
     cache_rows: CacheRows = None,
     cache_type: CacheType = None,
     block_body: BlockBody = None,
-    form: Form = "standard",
+    form: Form = None,
     speech_tokenizer: SpeechTokenizer = None,
     speech_decoder: SpeechDecoder = None,
     codec_from: CodecFrom = None,
@@ -156,9 +170,13 @@ def _command(
             evaluate_listen if ask_listen is None else ask_listen,
             program=evaluate_with or RECIPE_EVALUATION,
         )
+    if target is None:
+        choice = Choice(precision or "fp32", engine or "cpu", form or STANDARD)
+    else:
+        choice = choose(find_target(target), precision, engine, form)
     options = ExportOptions(
-        precision=precision,
-        engine=engine,
+        precision=choice.precision,
+        engine=choice.engine,
         recipe=recipe,
         adapter=adapter,
         max_kl=max_kl,
@@ -166,7 +184,8 @@ def _command(
         cache_rows=cache_rows,
         cache=cache_type,
         block_body=block_body,
-        form=form,
+        form=choice.form,
+        target=target,
         sequences=sequences,
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),

@@ -53,6 +53,7 @@ class ExportOptions:
             on the device.
         form: operators that the model's graphs are made of: standard (opset 24) or basic, for
             TensorRT before 10.15 and onnxruntime before 1.31.
+        target: name of the machine that it is for (`machine.targets`); goes into the bundle.
     """
 
     precision: str = "fp32"
@@ -74,6 +75,7 @@ class ExportOptions:
     force: bool = False
     engines: bool = True
     form: str = "standard"
+    target: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse forms that do not exist."""
@@ -207,6 +209,8 @@ def made_from(checkpoint: Checkpoint, options: ExportOptions, recipe: Recipe) ->
     origin: dict[str, Any] = {"checkpoint": checkpoint.path.resolve().name, "recipe": recipe.name}
     if options.hub_name is not None:
         origin["hub_name"] = options.hub_name  # the folder is then named by the commit
+    if options.target is not None:
+        origin["target"] = options.target
     if options.adapter is not None:
         origin["adapter"] = options.adapter.name
     return origin

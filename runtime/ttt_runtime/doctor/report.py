@@ -18,6 +18,8 @@ from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.doctor.audio_devices import AudioDevices, list_audio_devices
 from ttt_runtime.machine.gpu import GpuReport, probe_gpus
 from ttt_runtime.machine.host import Cpu, Memory, free_disk, read_cpu, read_jetson, read_memory
+from ttt_runtime.machine.recognise import recognise
+from ttt_runtime.machine.targets import find_target
 
 PACKAGES: Final = (
     "ttt-edge",
@@ -42,6 +44,7 @@ class Report:
     memory: Memory | None
     disk_free_bytes: int | None
     jetson: str | None
+    target: str | None
     gpus: GpuReport
     engines: list[EngineStatus]
     kernels: str
@@ -82,6 +85,7 @@ def collect(bundle_path: Path | None = None) -> Report:
         memory=memory,
         disk_free_bytes=free_disk(bundle_path or Path.cwd()),
         jetson=read_jetson(),
+        target=name_target(gpus, engines),
         gpus=gpus,
         engines=engines,
         kernels=describe_kernels(),
@@ -89,6 +93,14 @@ def collect(bundle_path: Path | None = None) -> Report:
         bundle=None if bundle is None else bundle.config.name,
         needs=needs,
     )
+
+
+def name_target(gpus: GpuReport, engines: list[EngineStatus]) -> str | None:
+    """Return the export target that this machine is, None if it is in no row of the table."""
+    loaded = frozenset(engine.name for engine in engines if engine.loads)
+    tensorrt = next((e.version for e in engines if e.name == "tensorrt"), None)
+    target = recognise(gpus, loaded, tensorrt)
+    return None if target is None else target.name
 
 
 def describe_kernels() -> str:
@@ -136,6 +148,11 @@ def _machine_table(report: Report) -> Table:
     table.add_row("system", report.system)
     if report.jetson:
         table.add_row("board", report.jetson)
+    if report.target is None:
+        table.add_row("target", "none of the table's; export with -p and -e")
+    else:
+        title = find_target(report.target).title
+        table.add_row("target", f"{report.target} ({title}): ttt-export --target {report.target}")
     features = ", ".join(report.cpu.features) or "none of those our kernels use"
     table.add_row("cpu", f"{report.cpu.name}, {report.cpu.threads} threads; {features}")
     table.add_row("kernels", report.kernels)

@@ -95,9 +95,14 @@ def free_disk(path: Path) -> int | None:
     return None
 
 
+def read_model(root: Path = ROOT) -> str:
+    """Return the board's name as its device tree has it; empty where there is none."""
+    return _read(root / "proc/device-tree/model").strip("\0\n ")
+
+
 def read_jetson(root: Path = ROOT) -> str | None:
     """Return board and Jetson Linux release, or None on other machines."""
-    model = _read(root / "proc/device-tree/model").strip("\0\n ")
+    model = read_model(root)
     first = _read(root / "etc/nv_tegra_release").partition("\n")[0]
     if not first:
         return model if "jetson" in model.lower() else None
