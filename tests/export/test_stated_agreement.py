@@ -29,8 +29,6 @@ TEXTS = ROOT / "samples" / "questions.txt"
 SHIPPED = ROOT / "runtime" / "ttt_runtime" / "bundles" / "tiny"
 # Other kernels round otherwise, and a near tie may go the other way: one answer of sixteen.
 SLACK = 1 / 16 + 1e-9
-# What it skips could only have changed ids that are cut away: these may not differ at all.
-HARMLESS = ("early_end",)
 RESTATE = (
     "python -m ttt_runtime.profiler.agreement runtime/ttt_runtime/bundles/tiny "
     "--say samples/questions.txt --state docs/approximations.json --table docs/approximations.md "
@@ -46,8 +44,6 @@ def hold(found: Iterable[Agreement], stated: Mapping[str, Any]) -> None:
         for name in STATED:
             value = getattr(measured, name)
             assert value >= row[name] - SLACK, (measured.option, name, value, row[name])
-        if measured.option in HARMLESS:
-            assert measured.equal_answers == row["equal_answers"] == 1.0
         assert measured.forwards_saved >= row["forwards_saved"] - SLACK, measured
 
 

@@ -17,7 +17,6 @@ from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.backends.base import Floats, Runner
 from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
-from ttt_runtime.decode.code_prior import CodePrior
 from ttt_runtime.decode.deadline import DeadlineSchedule
 from ttt_runtime.decode.events import AnyEvent, DoneEvent
 from ttt_runtime.decode.sampler import Sampler
@@ -60,7 +59,6 @@ class SpeechEngine:
         self.bundle = bundle
         self.exactness = exactness
         self._options = (fast or Approximations()) if exactness == "fast" else EXACT
-        CodePrior.from_options(self._options, layout)  # a table that does not fit is told now
         self._keep_cache = exactness != "reference"
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final

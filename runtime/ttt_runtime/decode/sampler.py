@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_runtime.backends.base import Floats, Ids, Runner
 from ttt_runtime.decode.approximations import Approximations
-from ttt_runtime.decode.code_prior import CodePrior
 from ttt_runtime.decode.sampling import (
     combine,
     confidence_of,
@@ -80,12 +79,9 @@ class Sampler:
             self._guide = (
                 self._guide_constant if options.guidance == "constant" else self._guide_full
             )
-        self._prior = CodePrior.from_options(options, layout)
         self._rank: Rank = _by_confidence
         if config.remasking == "random":
             self._rank = self._by_chance
-        elif self._prior is not None:
-            self._rank = self._prior.score
         # A confidence is at most 1, so an infinite threshold reveals nothing beyond the share.
         self._threshold = np.inf if options.threshold is None else options.threshold
 
@@ -108,8 +104,6 @@ class Sampler:
         revealed = list(most_confident(self._rank(chosen, confidence), step.reveal))
         sure = np.flatnonzero(confidence >= self._threshold).tolist()
         revealed += [i for i in sure if i not in revealed]
-        if self._prior is not None:
-            self._prior.note([int(chosen[i]) for i in revealed])
         return [(positions[i], int(chosen[i])) for i in revealed]
 
     def _by_chance(self, ids: Ids, confidence: Floats) -> Floats:

@@ -10,7 +10,7 @@ The engine repeats three lines: decide (here), run (runner and sampler), account
 
 Rows of the cache below `cached` are final. They always end before the open run of audio ids,
 whose tokens all see each other: the open run is computed again in every forward, but for what the
-options `frozen_blocks` and `delayed_cache` keep of it. With `keep_cache` False nothing is ever
+option `delayed_cache` keeps of it. With `keep_cache` False nothing is ever
 kept: every forward computes the whole sequence.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_runtime.decode.approximations import EXACT, LARGEST_GROWTH, Approximations
+from ttt_runtime.decode.approximations import EXACT, Approximations
 from ttt_runtime.decode.events import DoneReason, Event, SpeechEvent, TextEvent
 
 # (tokens of the next block, passes of the preset) -> passes to run, at least 1.
@@ -155,12 +155,9 @@ class Scheduler:
         self._counts: list[int] = []
         self._options = options
         self._plan_passes = plan_passes
-        self._frozen = 0  # rows of the open span below this are not computed again
         self._span_start = 0
         # Positions of the open span whose rows are kept, in the order of the cache behind `cached`.
         self._delayed: list[int] = []
-        self._block_length = 0.0  # length of the span's next block, before rounding
-        self._growth = 1.0
         self._end_slot = 0
 
     @property
@@ -180,7 +177,7 @@ class Scheduler:
             order = self._order()
             return Step(
                 State.BLOCK,
-                len(self.ids) - len(order) if order else max(self.cached, self._frozen),
+                len(self.ids) - len(order) if order else self.cached,
                 len(self.ids),
                 forbid_end=True,
                 block_start=self._block_start,
@@ -257,22 +254,18 @@ class Scheduler:
         elif token in self._begin_ids:
             self._ban = 0
             self._span += 1
-            self._begin_span(token)
+            self._begin_span()
         elif self._ban > 0:
             self._ban -= 1
         return TextEvent((token,), position)
 
-    def _begin_span(self, begin_id: int) -> None:
+    def _begin_span(self) -> None:
         self._state = State.BLOCK
         self._run_left = 0
         self._counts, self._block_step = [], 0
-        self._frozen = 0
         self._span_start = len(self.ids)
         self._delayed = []
-        self._block_length = self._config.block_length
         self._end_slot = int(self._options.end_slot)  # the first block's only
-        last = begin_id == self._layout.begin_of_quad_id
-        self._growth = self._options.block_growth if last else 1.0
 
     def _begin_block(self) -> bool:
         """Append a block of masks; False if generation ends instead."""
@@ -283,8 +276,7 @@ class Scheduler:
                 return False
             self._run_left = config.diffusion_gen_length
         passes = config.steps_per_block()  # refuses lengths that do not divide
-        length = int(self._block_length) + self._end_slot
-        length = min(length, self._capacity - len(self.ids))
+        length = min(config.block_length + self._end_slot, self._capacity - len(self.ids))
         if length < config.block_length:
             self._finish("full")
             return False
@@ -296,8 +288,6 @@ class Scheduler:
         self._block_step = 0
         self.ids.extend([self._layout.mask_id] * length)
         self._end_slot = 0
-        longest = LARGEST_GROWTH * config.block_length
-        self._block_length = min(self._block_length * self._growth, longest)
         return True
 
     def _account_block(self, step: Step, chosen: Sequence[tuple[int, int]]) -> Event | None:
@@ -307,8 +297,6 @@ class Scheduler:
         # Everything up to the begin token is text or closed, hence final; the span is not.
         self._keep(open_run_start(self.ids, self._block_start, self._audio_start))
         self._delayed += [p for p in final if p >= self.cached]
-        if self._options.frozen_blocks and not self._options.delayed_cache and self._keep_cache:
-            self._frozen = self._block_start  # earlier blocks were just computed as they ended
         self._block_step += 1
         if self._block_step < len(self._counts) and not self._is_settled():
             return None
@@ -323,14 +311,7 @@ class Scheduler:
         return SpeechEvent(tuple(self.ids[start:]), start, self._span, ends_span=False)
 
     def _is_settled(self) -> bool:
-        """Tell whether an option lets the open block end before its last pass."""
-        mask_id = self._layout.mask_id
-        if self._options.threshold is not None and mask_id not in self.ids[self._block_start :]:
-            return True
-        if self._options.early_end:
-            for position in range(self._block_start, len(self.ids)):
-                if self.ids[position] == mask_id:
-                    return False
-                if self.ids[position] in self._end_ids:
-                    return True
-        return False
+        """Tell whether the option `threshold` has revealed the open block before its last pass."""
+        if self._options.threshold is None:
+            return False
+        return self._layout.mask_id not in self.ids[self._block_start :]

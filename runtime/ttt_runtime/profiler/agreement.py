@@ -40,16 +40,12 @@ from ttt_runtime.terminal.progress import Progress
 # What is measured unless `--fast` says otherwise: one option each.
 DEFAULT_OPTIONS = (
     "constrained_heads",
-    "early_end",
     "end_slot",
     "threshold=0.9",
     "threshold=0.7",
-    "frozen_blocks",
     "delayed_cache",
     "guidance=constant",
     "guidance=off",
-    "prior=running",
-    "block_growth=2",
 )
 _SCRIPT_GUIDANCE = GenerationConfig.preset("script").cfg_scale
 _SCRIPT_BLOCK = GenerationConfig.preset("script").block_length

@@ -24,6 +24,5 @@ def options_from_json(text: str) -> ProfileOptions:
     values["bundle"] = Path(values["bundle"])
     values["shape"] = TurnShape(**values["shape"])
     if values["fast"] is not None:
-        fast = values["fast"]
-        values["fast"] = Approximations(**{**fast, "prior_table": tuple(fast["prior_table"])})
+        values["fast"] = Approximations(**values["fast"])
     return ProfileOptions(**values)

@@ -110,10 +110,10 @@ def test_fast_options_and_overlap_reach_the_assistant(  # type: ignore[no-untype
         return toy_assistant(SPEAKING_SEED)
 
     monkeypatch.setattr(assistant_run.Assistant, "from_bundle", load)
-    fast = ("--exactness", "fast", "--fast", "early_end", "--fast", "threshold=0.9")
+    fast = ("--exactness", "fast", "--fast", "end_slot", "--fast", "threshold=0.9")
     assert cli("answer", question, *fast, "--overlap").code == 0
     assert cli("speak", "hello", "-o", tmp_path / "a.wav").code == 0
-    assert seen[0]["fast"] == Approximations(early_end=True, threshold=0.9)
+    assert seen[0]["fast"] == Approximations(end_slot=True, threshold=0.9)
     assert [options["overlap"] for options in seen] == [True, False]
     assert seen[1]["fast"] is None
 
@@ -211,7 +211,7 @@ def test_options_that_do_not_exist(cli, question: Path) -> None:  # type: ignore
         (("answer", question, "--seed", "-1"), "seed"),
         (("answer", question, "--max-seconds", "1e9"), "max-seconds"),
         (("answer", question, "--exactness", "quick"), "unknown exactness 'quick'"),
-        (("answer", question, "--fast", "early_end"), "needs --exactness fast"),
+        (("answer", question, "--fast", "end_slot"), "needs --exactness fast"),
         (("answer", question, "--exactness", "fast", "--fast", "x"), "known: constrained_heads"),
         (("sing", question), "sing"),
     ):

@@ -139,13 +139,10 @@ def test_rows_are_saved_and_the_next_turn_is_exact() -> None:
 
 def test_it_goes_together_with_the_other_options() -> None:
     others = [
-        {"early_end": True},
         {"threshold": 0.5},
-        {"frozen_blocks": True},
-        {"end_slot": True, "block_growth": 2.0},
+        {"end_slot": True},
         {"guidance": "constant"},
         {"guidance": "full"},
-        {"prior": "running"},
     ]
     for number, (model, prompt, _) in enumerate(cases(35)):
         config = dataclasses.replace(SLOW, cfg_scale=0.5)

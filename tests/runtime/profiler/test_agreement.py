@@ -32,7 +32,7 @@ CONFIG = GenerationConfig(
 
 
 def test_an_option_alone_has_all_others_off() -> None:
-    assert options_alone("early_end") == Approximations(constrained_heads=False, early_end=True)
+    assert options_alone("end_slot") == Approximations(constrained_heads=False, end_slot=True)
     assert options_alone("constrained_heads") == Approximations()
     assert options_alone("constrained-heads=off") == EXACT
 
@@ -52,11 +52,10 @@ def test_shares_are_counted_position_by_position() -> None:
 def test_on_a_toy_model_exact_options_agree_and_others_save() -> None:
     runner = ToyRunner(ToyModel(LAYOUT, 5, taste=1.0))
     prompts = [[1, 2, CODE + i, 4, 8] for i in range(4)]
-    items = ("constrained_heads=off", "early_end", "threshold=0.3")
-    off, early, threshold = measure_agreement(runner, LAYOUT, prompts, CONFIG, items)
-    assert off.equal_answers == early.equal_answers == 1.0
+    items = ("constrained_heads=off", "threshold=1.0", "threshold=0.3")
+    off, sure, threshold = measure_agreement(runner, LAYOUT, prompts, CONFIG, items)
+    assert off.equal_answers == sure.equal_answers == 1.0
     assert off.forwards_saved == off.rows_saved == 0.0
-    assert early.forwards_saved >= 0
     assert threshold.forwards_saved > 0
 
 
@@ -84,12 +83,12 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) 
     monkeypatch.setattr(SpeechEngine, "from_bundle", classmethod(from_bundle))
     bundle = write_toy(tmp_path / "toy", presets={"p": CONFIG}, tokenizer=None)
 
-    code, out, _ = run(bundle, "--prompts", "2", "--fast", "early_end", "--max-tokens", "20")
+    code, out, _ = run(bundle, "--prompts", "2", "--fast", "threshold=1.0", "--max-tokens", "20")
     assert code == 0
     document = json.loads(out.splitlines()[-1])
     assert document["prompt_count"] == 2
     assert document["options"][0]["equal_answers"] == 1.0
-    assert "| `early_end` | 100.0 % |" in out
+    assert "| `threshold=1.0` | 100.0 % |" in out
     code, out, err = run(bundle, "--fast", "speedy")
     assert (code, out) == (2, "")
     assert "unknown fast option" in err
@@ -118,7 +117,7 @@ def test_what_could_not_be_written_is_told_before_measuring(
         (("--state", state, "--table", text), "add both"),
         (("--state", state, "--table", binary), "is no text"),
     ):
-        code, out, err = run(bundle, "--fast", "early_end", *arguments)
+        code, out, err = run(bundle, "--fast", "threshold=1.0", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert word in err
     assert not state.exists()

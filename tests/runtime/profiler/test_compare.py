@@ -82,9 +82,9 @@ def test_more_passes_are_found_to_be_slower(bundle: Path, run: Run) -> None:
 
 def test_changes_of_b(bundle: Path) -> None:
     base = ProfileOptions(bundle)
-    found = changed(base, ["exactness=fast", "fast=early_end", "fast=threshold=0.5", "threads=2"])
+    found = changed(base, ["exactness=fast", "fast=end_slot", "fast=threshold=0.5", "threads=2"])
     assert found.exactness == "fast"
-    assert found.fast == Approximations(early_end=True, threshold=0.5)
+    assert found.fast == Approximations(end_slot=True, threshold=0.5)
     assert (found.threads, found.bundle) == (2, bundle)
     back = changed(found, ["exactness=exact", "overlap=on"])
     assert (back.fast, back.overlap) == (None, True)
@@ -93,7 +93,7 @@ def test_changes_of_b(bundle: Path) -> None:
         ("threads", "NAME=VALUE"),
         ("threads=x", "whole number"),
         ("overlap=maybe", "on or off"),
-        ("fast=early_end", "needs --exactness fast"),
+        ("fast=end_slot", "needs --exactness fast"),
     ):
         with pytest.raises(ConfigError, match=word):
             changed(base, [item])

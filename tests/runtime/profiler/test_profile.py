@@ -110,7 +110,7 @@ def test_steps_and_block_replace_the_presets(bundle: Path) -> None:
 
 
 def test_options_survive_the_way_to_another_process(bundle: Path) -> None:
-    fast = Approximations(prior="table", prior_table=(0.5, 1.0), threshold=0.5)
+    fast = Approximations(guidance="constant", threshold=0.5)
     options = ProfileOptions(
         bundle.resolve(), 3, None, "cpu", "fast", 2, SHAPE, fast=fast, steps=2, overlap=True
     )
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(bundle: Path, run: Run, tmp_path: Path) -> None:
         ((bundle, "--question-seconds", "-1"), "-1"),
         ((bundle, "--question", tmp_path / "none.wav"), "none.wav"),
         ((bundle, "--exactness", "roughly"), "roughly"),
-        ((bundle, "--fast", "early_end"), "needs --exactness fast"),
+        ((bundle, "--fast", "end_slot"), "needs --exactness fast"),
         ((bundle, "--exactness", "fast", "--fast", "speedy"), "unknown fast option 'speedy'"),
         ((bundle, "--preset", "loud"), "unknown preset 'loud'"),
         ((bundle, "--threads", "two"), "--threads is 'two'"),
