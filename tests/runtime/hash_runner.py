@@ -20,6 +20,7 @@ class HashRunner:
     """The runner protocol; its cache holds one checksum a row. It knows no logits."""
 
     top_k_finder = None
+    note = None
 
     def __init__(self, layout: TokenLayout, capacity: int = 2048) -> None:
         self.layout = layout

@@ -98,6 +98,7 @@ class ToyRunner:
     """The runner protocol on a ToyModel, with a real KV cache that is NaN where unwritten."""
 
     top_k_finder = None
+    note = None
 
     def __init__(self, model: ToyModel, capacity: int = 512) -> None:
         self.model = model

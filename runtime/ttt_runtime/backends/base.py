@@ -66,6 +66,10 @@ class Runner(Protocol):
     def runs_in(self) -> str:
         """What runs the decoder, in words; where it is not the fastest there is, and why."""
 
+    @property
+    def note(self) -> str | None:
+        """What a user should be told: this machine has a faster way that this bundle cannot go."""
+
     def forward(
         self,
         ids: Sequence[int],
@@ -117,6 +121,8 @@ class Heads:
         speech: head of the audio-side rows.
         top_k_finder: goes over their logits, where something better than numpy is at hand.
     """
+
+    note: str | None = None
 
     def __init__(self, text: Head, speech: Head, top_k_finder: TopKFinder | None = None) -> None:
         self._text_head = text

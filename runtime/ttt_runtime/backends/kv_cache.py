@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,32 @@ class WrittenRows:
 
     def _spoil(self, rows: int) -> None:
         """Make rows from `rows` on unfit to be read, where that was asked for."""
+
+
+Cache = TypeVar("Cache", bound=WrittenRows)
+
+
+class SequenceCaches(Generic[Cache]):
+    """The cache of a sequence, and a second one for rows that are not part of it.
+
+    Args:
+        make: makes one cache; the second is made when it is first used.
+    """
+
+    def __init__(self, make: Callable[[], Cache]) -> None:
+        self._make = make
+        self.sequence = make()
+        self._scratch: Cache | None = None
+
+    def begin(self, rows: int, start: int, *, scratch: bool) -> Cache:
+        """Return the cache that a forward of rows start .. start+rows-1 writes, cut to `start`."""
+        if scratch and self._scratch is None:
+            self._scratch = self._make()
+        cache = self._scratch if scratch and self._scratch is not None else self.sequence
+        assert rows > 0, "a forward without rows"
+        assert start + rows <= cache.capacity, (start + rows, cache.capacity)
+        cache.truncate(start)
+        return cache
 
 
 class KvCache(WrittenRows):

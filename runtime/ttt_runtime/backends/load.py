@@ -7,6 +7,7 @@ from ttt_runtime.backends.base import Runner
 from ttt_runtime.backends.gpu.runner import BUCKET_ROWS, DeviceRunner
 from ttt_runtime.backends.kv_cache import open_capacity
 from ttt_runtime.backends.native.graph import NotNativeError
+from ttt_runtime.backends.native.library import suited
 from ttt_runtime.backends.native.runner import NativeRunner
 from ttt_runtime.backends.ort.runner import OrtRunner
 from ttt_runtime.backends.ort.session import (
@@ -87,6 +88,8 @@ def cpu_runner(
         raise DeviceError(f"device 'cpu+native': {why_not}; say cpu")
     runner = OrtRunner.from_bundle(bundle, threads=threads, capacity=capacity)
     runner.why_not_native = why_not
+    if why_not and suited():
+        runner.note = f"the decoder runs in {runner.runs_in}"
     return runner
 
 

@@ -6,15 +6,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ttt_ref.errors import AudioError, BundleError, ConfigError
 from ttt_runtime.audio.reader import Recording, read_question, require_output_device
 from ttt_runtime.audio.wav_writer import StreamingWavWriter
-from ttt_runtime.backends.native.library import suited
-from ttt_runtime.backends.ort.runner import OrtRunner
+from ttt_runtime.cli.assistant_options import Options
 from ttt_runtime.decode.approximations import exactness_named, parse_approximations
 from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.dialogue.timeline import PHASES
@@ -23,37 +21,21 @@ MAX_TEXT_CHARACTERS: Final = 2000
 SHIPPED: Final = Path(__file__).resolve().parent.parent / "bundles" / "tiny"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options that all commands share; see the command line's help."""
-
-    bundle: Path | None
-    preset: str | None
-    device: str
-    exactness: str
-    threads: int | None
-    seed: int
-    json: bool
-    fast: tuple[str, ...] = ()
-    overlap: bool = False
-
-    def load(self) -> Assistant:
-        """Load the assistant."""
-        exactness = exactness_named(self.exactness)
-        assistant = Assistant.from_bundle(
-            shipped_or(self.bundle),
-            self.device,
-            exactness,
-            preset=self.preset,
-            fast=parse_approximations(self.fast, exactness),
-            threads=self.threads,
-            overlap=self.overlap,
-        )
-        runner = assistant.engine.runner
-        if isinstance(runner, OrtRunner) and runner.why_not_native and suited():
-            # A slower way than this machine has is never taken without a word.
-            print(f"note: the decoder runs in {runner.runs_in}", file=sys.stderr)
-        return assistant
+def load_assistant(options: Options) -> Assistant:
+    """Load the assistant that the options ask for, and say what a user should know of it."""
+    exactness = exactness_named(options.exactness)
+    assistant = Assistant.from_bundle(
+        shipped_or(options.bundle),
+        options.device,
+        exactness,
+        preset=options.preset,
+        fast=parse_approximations(options.fast or (), exactness),
+        threads=options.threads,
+        overlap=options.overlap,
+    )
+    if note := assistant.engine.runner.note:
+        print(f"note: {note}", file=sys.stderr)
+    return assistant
 
 
 def shipped_or(bundle: Path | None) -> Path:
@@ -103,7 +85,7 @@ def run_answer(
     report = sys.stderr if output == "-" else sys.stdout
     # Wrong inputs are told before the model is loaded where that needs no model.
     _check_inputs(inputs)
-    assistant = options.load()
+    assistant = load_assistant(options)
     for source, target in zip(inputs, targets, strict=True):
         recording = _read(assistant, source, max_seconds)
         speak = play or target is not None
@@ -116,7 +98,7 @@ def run_answer(
 def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: float) -> None:
     """Transcribe every input."""
     _check_inputs(inputs)
-    assistant = options.load()
+    assistant = load_assistant(options)
     for source in inputs:
         recording = _read(assistant, source, max_seconds)
         reply = _follow(assistant.transcribe(recording.audio, seed=options.seed), None, None)
@@ -138,7 +120,7 @@ def run_speak(options: Options, text: str, output: str | None, *, play: bool) ->
         raise ConfigError(
             f"the text has {len(text)} characters; at most {MAX_TEXT_CHARACTERS} are spoken at once"
         )
-    assistant = options.load()
+    assistant = load_assistant(options)
     parts = assistant.speak(text, seed=options.seed)
     with _Sound(output, _rate_hz(assistant), play=play) as sound:
         reply = _follow(parts, sound, None)

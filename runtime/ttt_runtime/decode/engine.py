@@ -17,13 +17,22 @@ from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.backends.base import Floats, Runner
 from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
-from ttt_runtime.decode.deadline import DeadlineSchedule
 from ttt_runtime.decode.events import AnyEvent, DoneEvent
 from ttt_runtime.decode.sampler import Sampler
-from ttt_runtime.decode.scheduler import Scheduler, State, Step, open_run_start
+from ttt_runtime.decode.scheduler import PlanPasses, Scheduler, State, Step, open_run_start
 
 # Called after every forward with the step and its begin and end (perf_counter_ns).
 Observer = Callable[[Step, int, int], None]
+
+
+def both(first: Observer, second: Observer) -> Observer:
+    """Return an observer that calls two."""
+
+    def observe(step: Step, begin_ns: int, end_ns: int) -> None:
+        first(step, begin_ns, end_ns)
+        second(step, begin_ns, end_ns)
+
+    return observe
 
 
 class SpeechEngine:
@@ -104,7 +113,7 @@ class SpeechEngine:
         seed: int = 0,
         cancel: threading.Event | None = None,
         observer: Observer | None = None,
-        deadline: DeadlineSchedule | None = None,
+        plan_passes: PlanPasses | None = None,
     ) -> Iterator[AnyEvent]:
         """Yield text and speech events as their ids become final, then one DoneEvent.
 
@@ -115,18 +124,19 @@ class SpeechEngine:
             cancel: when set, generation ends before the next forward with reason `cancelled`;
                 what is committed to the cache stays usable.
             observer: called after every forward, for measurement.
-            deadline: plans each block's passes by the playback (option `deadline` of `fast`).
+            plan_passes: chooses each block's passes (option `deadline` of `fast`, see
+                `deadline.DeadlineSchedule.plan`).
 
         Raises:
-            ConfigError: a deadline without its option, an empty prompt, an id outside the
+            ConfigError: planned passes without their option, an empty prompt, an id outside the
                 vocabulary, a prompt longer than the cache, or (when the first span begins)
                 lengths that do not divide.
         """
         prompt = self._checked(prompt_ids)
-        if deadline is not None and not self._options.deadline:
+        if plan_passes is not None and not self._options.deadline:
             raise ConfigError("a deadline schedule needs exactness fast with its option deadline")
         self._generation += 1
-        return self._run(prompt, config, self._generation, seed, cancel, observer, deadline)
+        return self._run(prompt, config, self._generation, seed, cancel, observer, plan_passes)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], config: GenerationConfig, *, seed: int = 0
@@ -220,7 +230,7 @@ class SpeechEngine:
         seed: int,
         cancel: threading.Event | None,
         observer: Observer | None,
-        deadline: DeadlineSchedule | None,
+        plan_passes: PlanPasses | None,
     ) -> Iterator[AnyEvent]:
         runner = self.runner
         cached = self._reusable(prompt)
@@ -233,7 +243,7 @@ class SpeechEngine:
             chunk_rows=self._chunk_rows,
             keep_cache=self._keep_cache,
             options=self._options,
-            plan_passes=None if deadline is None else deadline.plan,
+            plan_passes=plan_passes,
         )
         sampler = self.sampler(config, seed)
         ids = scheduler.ids
@@ -259,8 +269,6 @@ class SpeechEngine:
                 event = scheduler.account(step, chosen)
                 forwards += 1
                 end_ns = perf_counter_ns()
-                if deadline is not None:
-                    deadline.observe(step, begin_ns, end_ns)
                 if observer is not None:
                     observer(step, begin_ns, end_ns)
                 if event is not None:

@@ -22,7 +22,7 @@ from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.decode.approximations import Approximations, Exactness
 from ttt_runtime.decode.deadline import DeadlineSchedule
-from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.decode.engine import Observer, SpeechEngine, both
 from ttt_runtime.decode.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
 from ttt_runtime.dialogue.barge_in import Heard, cut_answer, tokens_heard
 from ttt_runtime.dialogue.overlap import CancelEither, Decode, in_turn, overlapped
@@ -272,20 +272,22 @@ class Assistant:
         if speak and self.decoder is not None:
             voice = _Voice(self.decoder, timeline, self.engine.layout)
             if self.tokenizer is not None:
-                voice.deadline = DeadlineSchedule(self.tokenizer.frame_rate_hz)
-        deadline = None
+                voice.playback = DeadlineSchedule(self.tokenizer.frame_rate_hz)
+        plan_passes = None
+        observer: Observer = timeline.observe
         if voice is not None and self.engine.wants_deadline:
-            if voice.deadline is None:
+            if voice.playback is None:
                 raise ConfigError("fast option deadline needs a bundle with a speech tokenizer")
-            deadline = voice.deadline
+            plan_passes = voice.playback.plan
+            observer = both(timeline.observe, voice.playback.observe)
         stop = CancelEither(cancel)
         events = self.engine.generate(
             prompt,
             self.config,
             seed=seed,
             cancel=stop,
-            observer=timeline.observe,
-            deadline=deadline,
+            observer=observer,
+            plan_passes=plan_passes,
         )
         decode: Decode = _no_sound if voice is None else voice.decode
         if self.overlap and voice is not None:
@@ -307,8 +309,8 @@ class Assistant:
                         yield TextPart(part)
                 elif isinstance(item, DoneEvent):
                     reason = item.reason
-        if voice is not None and voice.deadline is not None:
-            timeline.underruns = voice.deadline.underruns
+        if voice is not None and voice.playback is not None:
+            timeline.underruns = voice.playback.underruns
         timeline.finish()
         heard, said = self._split(task, text.whole)
         rest = self.prompts.end_of_answer(answer)
@@ -325,7 +327,7 @@ class _Voice:
     """Decodes the codes of one answer as they come."""
 
     def __init__(self, decoder: SpeechDecoder, timeline: Timeline, layout: TokenLayout) -> None:
-        self.deadline: DeadlineSchedule | None = None
+        self.playback: DeadlineSchedule | None = None
         self._stream: DecoderStream = decoder.stream()
         self._rate_hz = decoder.sample_rate_hz
         self._timeline = timeline
@@ -351,14 +353,14 @@ class _Voice:
         else:
             with self._timeline.phase("decode", "finish"):
                 audio = self._stream.finish()
-        if self.deadline is not None:
-            self.deadline.decoded(perf_counter() - begin)
+        if self.playback is not None:
+            self.playback.decoded(perf_counter() - begin)
         if not len(audio):
             return ()
         self._timeline.mark_first_audio()
         self._samples += len(audio)
-        if self.deadline is not None:
-            self.deadline.queue(len(audio) / self._rate_hz)
+        if self.playback is not None:
+            self.playback.queue(len(audio) / self._rate_hz)
         return (audio,)
 
 

@@ -18,7 +18,7 @@ from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.decode.approximations import Approximations, Exactness
 from ttt_runtime.decode.deadline import DeadlineSchedule
-from ttt_runtime.decode.engine import SpeechEngine
+from ttt_runtime.decode.engine import SpeechEngine, both
 from ttt_runtime.decode.events import DoneEvent, SpeechEvent
 from ttt_runtime.dialogue.assistant import pick_preset
 from ttt_runtime.dialogue.overlap import CancelEither, in_turn, overlapped
@@ -175,8 +175,8 @@ class Bench:
             prompt,
             self.config,
             cancel=stop,
-            observer=timeline.observe,
-            deadline=voice.playback if self.engine.wants_deadline else None,
+            observer=both(timeline.observe, voice.playback.observe),
+            plan_passes=voice.playback.plan if self.engine.wants_deadline else None,
         )
         items = (
             overlapped(events, voice.decode, stop)

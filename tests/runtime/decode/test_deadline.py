@@ -131,7 +131,7 @@ def test_the_engine_runs_as_many_passes_as_planned() -> None:
             prompt,
             config,
             observer=lambda step, *_, steps=steps: steps.append(step),
-            deadline=Plan(12.5),
+            plan_passes=Plan(12.5).plan,
         ):
             pass
         blocks = [s for s in steps if s.state is State.BLOCK]
@@ -148,4 +148,4 @@ def test_a_deadline_needs_its_option() -> None:
     model, prompt, config = cases(1)[0]
     engine = SpeechEngine(ToyRunner(model), LAYOUT)
     with pytest.raises(ConfigError, match="deadline"):
-        engine.generate(prompt, config, deadline=DeadlineSchedule(12.5))
+        engine.generate(prompt, config, plan_passes=DeadlineSchedule(12.5).plan)

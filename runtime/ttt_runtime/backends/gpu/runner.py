@@ -21,6 +21,7 @@ from ttt_runtime.backends.gpu.graph import Graph
 from ttt_runtime.backends.gpu.head import ROW_BUCKET, DeviceHead
 from ttt_runtime.backends.gpu.memory import Memory, Packed, write_floats
 from ttt_runtime.backends.gpu.rows import DeviceRows, HiddenBlock
+from ttt_runtime.backends.kv_cache import SequenceCaches
 from ttt_runtime.bundle.embeddings import EmbeddingTable
 
 BUCKET_ROWS: Final = 256  # the bound part of a growing cache; a GPU gains little from finer steps
@@ -81,8 +82,7 @@ class DeviceRunner(Heads):
         self._embeddings = embeddings
         self._audio_start = layout.audio_start
         self._bucket = bucket_rows
-        self._cache = self._new_cache()
-        self._scratch: DeviceCache | None = None
+        self._caches = SequenceCaches(self._new_cache)
         self._forwards: OrderedDict[tuple[bool, int, int, int], _Forward] = OrderedDict()
         self._heads = [DeviceHead(graph, memory) for graph in (text_head, speech_head)]
         text, speech = self._heads
@@ -103,10 +103,7 @@ class DeviceRunner(Heads):
         """See `sampler.Runner.forward`; the rows stay on the device until they are looked at."""
         rows = len(ids)
         stop = start + rows
-        assert rows > 0, "a forward without rows"
-        assert stop <= self.capacity, (stop, self.capacity)
-        cache = self._scratch_cache() if scratch else self._cache
-        cache.truncate(start)
+        cache = self._caches.begin(rows, start, scratch=scratch)
         run = self._bound(cache, scratch, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
         self._embed(row_ids, run.inputs.arrays["embeds"][0])
@@ -140,11 +137,6 @@ class DeviceRunner(Heads):
         width = self._decoder.spec.output("hidden").shape[-1]
         assert isinstance(width, int)
         return HiddenBlock(self._memory, rows + ROW_BUCKET, width, self._float)
-
-    def _scratch_cache(self) -> DeviceCache:
-        if self._scratch is None:
-            self._scratch = self._new_cache()
-        return self._scratch
 
     def _new_cache(self) -> DeviceCache:
         decoder = self._decoder

@@ -12,7 +12,7 @@ import numpy as np
 
 from ttt_ref.config import ModelConfig
 from ttt_runtime.backends.base import Floats, Heads
-from ttt_runtime.backends.kv_cache import open_capacity
+from ttt_runtime.backends.kv_cache import SequenceCaches, open_capacity
 from ttt_runtime.backends.native.cache import NativeCache
 from ttt_runtime.backends.native.graph import GroupedGraph, NotNativeError, read_head
 from ttt_runtime.backends.native.head import NativeHead
@@ -75,8 +75,9 @@ class NativeRunner(Heads):
         )
         self._config = config
         self._poison = poison
-        self._cache = NativeCache(kernels, config, self.capacity, poison=poison)
-        self._scratch: NativeCache | None = None
+        self._caches = SequenceCaches(
+            lambda: NativeCache(kernels, config, self.capacity, poison=poison)
+        )
         self._call = Call(audio_start=layout.audio_start)
         self._hidden = self._new_rows(1)
         self._embeds: Floats | None = None
@@ -99,10 +100,7 @@ class NativeRunner(Heads):
         """See `sampler.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
-        assert rows > 0, "a forward without rows"
-        assert stop <= self.capacity, (stop, self.capacity)
-        cache = self._scratch_cache() if scratch else self._cache
-        cache.truncate(start)
+        cache = self._caches.begin(rows, start, scratch=scratch)
         if rows > len(self._hidden):
             self._hidden = self._new_rows(rows)
         call = self._call
@@ -125,13 +123,6 @@ class NativeRunner(Heads):
         hidden: Floats = np.zeros((rows, self._config.hidden_size), np.float32)
         self._call.hidden = address(hidden)
         return hidden
-
-    def _scratch_cache(self) -> NativeCache:
-        if self._scratch is None:
-            self._scratch = NativeCache(
-                self._kernels, self._config, self.capacity, poison=self._poison
-            )
-        return self._scratch
 
     def _head(self, bundle: Bundle, name: str, first_id: int, end_row: int | None) -> NativeHead:
         entry = bundle.graph(name)

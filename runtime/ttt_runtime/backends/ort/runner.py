@@ -16,7 +16,7 @@ from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
 from ttt_runtime.backends.attention_mask import write_mask
 from ttt_runtime.backends.base import Floats, Heads
-from ttt_runtime.backends.kv_cache import KvCache, open_capacity
+from ttt_runtime.backends.kv_cache import KvCache, SequenceCaches, open_capacity
 from ttt_runtime.backends.ort.bindings import bindings_for
 from ttt_runtime.backends.ort.heads import head_for
 from ttt_runtime.backends.ort.session import (
@@ -86,8 +86,7 @@ class OrtRunner(Heads):
         self._embeddings = embeddings
         self._audio_start = layout.audio_start
         self._poison = poison
-        self._cache = KvCache(decoder.spec, capacity, poison=poison)
-        self._scratch: KvCache | None = None
+        self._caches = SequenceCaches(lambda: KvCache(decoder.spec, capacity, poison=poison))
         self._row_bindings = bindings_for(decoder, bucket_rows)
         self._rows_bindings = self._row_bindings
         if block_decoder is not None:
@@ -166,10 +165,7 @@ class OrtRunner(Heads):
         """See `sampler.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
-        assert rows > 0, "a forward without rows"
-        assert stop <= self.capacity, (stop, self.capacity)
-        cache = self._scratch_cache() if scratch else self._cache
-        cache.truncate(start)
+        cache = self._caches.begin(rows, start, scratch=scratch)
         bindings = self._row_bindings if rows == 1 else self._rows_bindings
         run = bindings.bound(cache, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
@@ -183,11 +179,6 @@ class OrtRunner(Heads):
         run.run()
         cache.commit(stop)
         return run.hidden
-
-    def _scratch_cache(self) -> KvCache:
-        if self._scratch is None:
-            self._scratch = KvCache(self._decoder.spec, self.capacity, poison=self._poison)
-        return self._scratch
 
 
 def _capacity(decoder: GraphSession, model: ModelConfig, asked: int | None) -> int:
