@@ -114,7 +114,7 @@ class Head(Protocol):
 
 
 class Heads:
-    """The part of `sampler.Runner` that asks the heads.
+    """The part of `base.Runner` that asks the heads.
 
     Args:
         text: head of the text rows.
@@ -130,17 +130,17 @@ class Heads:
         self.top_k_finder = top_k_finder
 
     def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
-        """See `sampler.Runner.text_best`."""
+        """See `base.Runner.text_best`."""
         return self._text_head.best(hidden, forbid_end=forbid_end)
 
     def speech_best(self, hidden: Floats) -> HeadBest:
-        """See `sampler.Runner.speech_best`."""
+        """See `base.Runner.speech_best`."""
         return self._speech_head.best(hidden)
 
     def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
-        """See `sampler.Runner.text_logits`."""
+        """See `base.Runner.text_logits`."""
         return self._text_head.logits(hidden, forbid_end=forbid_end)
 
     def speech_logits(self, hidden: Floats) -> Floats:
-        """See `sampler.Runner.speech_logits`."""
+        """See `base.Runner.speech_logits`."""
         return self._speech_head.logits(hidden)

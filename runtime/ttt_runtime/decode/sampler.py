@@ -41,7 +41,7 @@ class Sampler:
         runner: heads, and the decoder for guidance's second row.
         layout: which id means what.
         config: generation options.
-        options: approximations (`fast.EXACT` for none).
+        options: approximations (`approximations.EXACT` for none).
         rng: source of all random draws.
         unconditional: hidden row [hidden] that guidance sees in a block of masks only; None
             computes even that one with a forward, as the reference does.

@@ -229,7 +229,7 @@ class _Voice:
         return self._samples / self._samples_a_second
 
     def decode(self, event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
-        """Decode a block, or the rest; a `pipeline.Decode`."""
+        """Decode a block, or the rest; a `overlap.Decode`."""
         layout = self._layout
         codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
         if self._stream is None:

@@ -21,17 +21,22 @@ class CountingRunner:
 
     @property
     def capacity(self) -> int:
-        """See `sampler.Runner.capacity`."""
+        """See `base.Runner.capacity`."""
         return self._runner.capacity
 
     @property
     def runs_in(self) -> str:
-        """See `sampler.Runner.runs_in`."""
+        """See `base.Runner.runs_in`."""
         return self._runner.runs_in
 
     @property
+    def note(self) -> str | None:
+        """See `base.Runner.note`."""
+        return self._runner.note
+
+    @property
     def top_k_finder(self) -> TopKFinder | None:
-        """See `sampler.Runner.top_k_finder`."""
+        """See `base.Runner.top_k_finder`."""
         return self._runner.top_k_finder
 
     def forward(
@@ -42,25 +47,25 @@ class CountingRunner:
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `sampler.Runner.forward`."""
+        """See `base.Runner.forward`."""
         self.forwards += 1
         self.rows += len(ids)
         return self._runner.forward(ids, start, positions=positions, scratch=scratch)
 
     def text_best(self, hidden: Floats, *, forbid_end: bool) -> HeadBest:
-        """See `sampler.Runner.text_best`."""
+        """See `base.Runner.text_best`."""
         return self._runner.text_best(hidden, forbid_end=forbid_end)
 
     def speech_best(self, hidden: Floats) -> HeadBest:
-        """See `sampler.Runner.speech_best`."""
+        """See `base.Runner.speech_best`."""
         return self._runner.speech_best(hidden)
 
     def text_logits(self, hidden: Floats, *, forbid_end: bool) -> Floats:
-        """See `sampler.Runner.text_logits`."""
+        """See `base.Runner.text_logits`."""
         return self._runner.text_logits(hidden, forbid_end=forbid_end)
 
     def speech_logits(self, hidden: Floats) -> Floats:
-        """See `sampler.Runner.speech_logits`."""
+        """See `base.Runner.speech_logits`."""
         return self._runner.speech_logits(hidden)
 
 

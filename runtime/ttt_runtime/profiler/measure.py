@@ -44,7 +44,7 @@ class Profile:
         cold_starts: see `cold_start`; one table a process.
         limits: what the machine can do; None if it was not measured.
         work: what one call of each phase reads and computes.
-        runs_in: see `sampler.Runner.runs_in`.
+        runs_in: see `base.Runner.runs_in`.
     """
 
     options: ProfileOptions

@@ -13,7 +13,7 @@ from ttt_runtime.bundle.graph_spec import GraphSpec
 
 
 class DeviceCache(WrittenRows):
-    """K and V of all layers for up to `capacity` rows; see `cache.WrittenRows`.
+    """K and V of all layers for up to `capacity` rows; see `kv_cache.WrittenRows`.
 
     Args:
         memory: where the blocks come from; they begin as zeros, since masked rows have no weight

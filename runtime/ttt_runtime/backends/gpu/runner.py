@@ -48,7 +48,7 @@ class _Forward:
 
 
 class DeviceRunner(Heads):
-    """Decoder, heads, embedding table and cache on a device; see `sampler.Runner`.
+    """Decoder, heads, embedding table and cache on a device; see `base.Runner`.
 
     Args:
         decoder: the decoder graph.
@@ -59,7 +59,7 @@ class DeviceRunner(Heads):
         layout: which id means what.
         capacity: rows of the cache.
         bucket_rows: a cache of open length is bound in steps of this many rows.
-        runs_in: see `sampler.Runner.runs_in`.
+        runs_in: see `base.Runner.runs_in`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class DeviceRunner(Heads):
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `sampler.Runner.forward`; the rows stay on the device until they are looked at."""
+        """See `base.Runner.forward`; the rows stay on the device until they are looked at."""
         rows = len(ids)
         stop = start + rows
         cache = self._caches.begin(rows, start, scratch=scratch)

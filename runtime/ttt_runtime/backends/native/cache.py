@@ -15,7 +15,7 @@ from ttt_runtime.backends.native.structures import address
 
 
 class NativeCache(WrittenRows):
-    """Keys and values of all layers for up to `capacity` rows; see `cache.WrittenRows`.
+    """Keys and values of all layers for up to `capacity` rows; see `kv_cache.WrittenRows`.
 
     Memory is asked for at once but taken from the system page by page as rows are written.
 

@@ -86,7 +86,7 @@ class NativeRunner(Heads):
 
     @property
     def runs_in(self) -> str:
-        """See `sampler.Runner.runs_in`."""
+        """See `base.Runner.runs_in`."""
         return f"native kernels ({self._kernels.variant})"
 
     def forward(
@@ -97,7 +97,7 @@ class NativeRunner(Heads):
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `sampler.Runner.forward`."""
+        """See `base.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
         cache = self._caches.begin(rows, start, scratch=scratch)

@@ -114,7 +114,7 @@ class OrtRunner(Heads):
         if device not in RUNS_ON:
             raise DeviceError(
                 f"device {device!r}: this runner keeps its cache on the CPU; load the bundle with "
-                "runners.load_runner"
+                "load.load_runner"
             )
         if bundle.config.engine not in ("cpu", "cuda"):
             # Late: the doctor imports this module for what it can run.
@@ -151,7 +151,7 @@ class OrtRunner(Heads):
 
     @property
     def runs_in(self) -> str:
-        """See `sampler.Runner.runs_in`."""
+        """See `base.Runner.runs_in`."""
         return "onnxruntime" + ("" if self.why_not_native is None else f" ({self.why_not_native})")
 
     def forward(
@@ -162,7 +162,7 @@ class OrtRunner(Heads):
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `sampler.Runner.forward`."""
+        """See `base.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
         cache = self._caches.begin(rows, start, scratch=scratch)
