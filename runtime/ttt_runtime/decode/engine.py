@@ -19,7 +19,14 @@ from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
 from ttt_runtime.decode.events import AnyEvent, DoneEvent
 from ttt_runtime.decode.sampler import Sampler
-from ttt_runtime.decode.scheduler import PlanPasses, Scheduler, State, Step, open_run_start
+from ttt_runtime.decode.scheduler import (
+    PlanPasses,
+    Scheduler,
+    State,
+    Step,
+    chunk_stop,
+    open_run_start,
+)
 
 # Called after every forward with the step and its begin and end (perf_counter_ns).
 Observer = Callable[[Step, int, int], None]
@@ -48,6 +55,8 @@ class SpeechEngine:
             cache and gives the same ids; `fast` allows the approximations in `fast`.
         fast: which approximations `fast` uses (default: those of `Approximations()`).
         chunk_rows: rows of one prefill forward, about; bounds memory and cancellation time.
+        interleaved: generations may take turns, an event at a time and in one thread. One that
+            goes on computes again what of its rows the others overwrote; its ids stay the same.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class SpeechEngine:
         fast: Approximations | None = None,
         chunk_rows: int = 512,
         bundle: Bundle | None = None,
+        interleaved: bool = False,
     ) -> None:
         exactness_named(exactness)
         if fast is not None and exactness != "fast":
@@ -68,6 +78,7 @@ class SpeechEngine:
         self.bundle = bundle
         self.exactness = exactness
         self._options = (fast or Approximations()) if exactness == "fast" else EXACT
+        self.interleaved = interleaved
         self._keep_cache = exactness != "reference"
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
@@ -222,6 +233,19 @@ class SpeechEngine:
             self._unconditional_row = row.copy()
         return self._unconditional_row
 
+    def _restore(self, scheduler: Scheduler) -> int:
+        """Compute a generation's rows again, as far as others overwrote them; return its number."""
+        ids = scheduler.ids[: scheduler.cached]
+        start = self._reusable(scheduler.ids[: scheduler.cached + 1])
+        del self._kept[start:]
+        while start < len(ids):
+            stop = chunk_stop(ids, start, self._chunk_rows, self.layout.audio_start)
+            self.runner.forward(ids[start:stop], start)
+            start = stop
+        self._kept[:] = ids
+        self._generation += 1
+        return self._generation
+
     def _run(
         self,
         prompt: list[int],
@@ -254,6 +278,8 @@ class SpeechEngine:
                 if cancel is not None and cancel.is_set():
                     scheduler.stop("cancelled")
                     break
+                if generation != self._generation:  # only where generations take turns
+                    generation = self._restore(scheduler)
                 begin_ns = perf_counter_ns()
                 if step.order:
                     row_ids = [ids[position] for position in step.order]
@@ -272,12 +298,16 @@ class SpeechEngine:
                 if observer is not None:
                     observer(step, begin_ns, end_ns)
                 if event is not None:
+                    if self.interleaved:
+                        self._kept[:] = ids[: scheduler.cached]
                     yield event
                     if generation != self._generation:
-                        raise TttError(
-                            "another generation began on this engine; "
-                            "use one engine for each conversation that runs at the same time"
-                        )
+                        if not self.interleaved:
+                            raise TttError(
+                                "another generation began on this engine; "
+                                "use one engine for each conversation that runs at the same time"
+                            )
+                        scheduler.forget_open_rows()
         finally:
             if generation == self._generation:
                 self._kept[:] = ids[: scheduler.cached]
