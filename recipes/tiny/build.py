@@ -176,7 +176,6 @@ def config_extra() -> dict[str, Any]:
             "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},
             "transcript_first": True,
             "working_mark": arithmetic.MARK,
-            "single_turn": True,
         },
     }
 

@@ -24,6 +24,7 @@ from ttt_runtime.backends.load import cpu_runner, load_runner
 from ttt_runtime.backends.native import library
 from ttt_runtime.backends.native.graph import NotNativeError
 from ttt_runtime.backends.native.runner import NativeRunner
+from ttt_runtime.backends.ort import session
 from ttt_runtime.backends.ort.runner import OrtRunner
 from ttt_runtime.bundle.embeddings import EmbeddingTable
 from ttt_runtime.bundle.folder import Bundle
@@ -124,7 +125,8 @@ class Changed(EmbeddingTable):
 
 @needs_kernels
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_number_of_threads_changes_nothing(bundles, precision):
+def test_the_number_of_threads_changes_nothing(bundles, precision, monkeypatch):
+    monkeypatch.setattr(session, "allowed_cpus", lambda: 5)  # more than CPUs are not made otherwise
     bundle = bundles[precision]
     runners = [NativeRunner(bundle, threads=n, capacity=256) for n in (1, 2, 3, 5)]
     for ids, start in turns(bundle.config.layout, np.random.default_rng(6)):
@@ -301,11 +303,23 @@ def test_damage_is_no_reason_to_go_on(changed, bundles):
 
 
 @needs_kernels
-def test_a_library_of_other_sources_is_refused(bundles, monkeypatch):
-    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("sources_hash", lambda: "0123456789abcdef", "compiled from sources"),
+        ("MIRRORED", library.MIRRORED[1:], "take a Stored of"),
+        ("MIRRORED", library.MIRRORED[:-1], "more structures"),
+    ],
+)
+def test_a_library_of_other_sources_is_refused(bundles, monkeypatch, name, value, says):
+    """A library that outlived its sources read structures as they no longer were."""
+    monkeypatch.setattr(library, name, value)
     library.load.cache_clear()
     try:
-        assert "other sources" in cpu_runner(bundles["int8"], threads=1).runs_in
+        told = cpu_runner(bundles["int8"], threads=1).runs_in
+        assert says in told
+        assert "backends.native.compiler" in told
+        assert "\n" not in told
     finally:
         monkeypatch.undo()
         library.load.cache_clear()
@@ -350,6 +364,48 @@ def test_a_forked_process_is_told_to_load_its_own(bundles):
     """In a program of its own: pytest's threads and onnxruntime's do not survive a fork either."""
     command = [sys.executable, "-c", FORKS, str(bundles["int8"].path)]
     subprocess.run(command, check=True, timeout=60)
+
+
+@needs_kernels
+def test_threads_on_one_runner_never_end_the_process(bundles):
+    """Forwards of other lengths on one runner ended in SIGSEGV or a double free within 0.3 s."""
+    runner = NativeRunner(bundles["int8"], threads=2, capacity=256)
+    want = [np.array(runner.forward(list(range(1, 3 + n)), 0)) for n in range(8)]
+
+    def ask(caller: int) -> None:
+        for turn in range(60):
+            rows = 2 + (caller * 5 + turn) % 8
+            assert runner.forward(list(range(1, 1 + rows)), 0).shape == want[rows - 2].shape
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    np.testing.assert_array_equal(np.array(runner.forward([1, 2, 3], 0)), want[1])
+
+
+@needs_kernels
+@pytest.mark.parametrize("device", ["cpu+native", "cpu+onnxruntime"])
+def test_threads_on_one_engine_get_right_ids_or_one_line(bundles, device):
+    """The same through the engine: onnxruntime gave other ids without an error."""
+    engine = SpeechEngine.from_bundle(bundles["int8"], device, threads=2, capacity=256)
+    draw = np.random.default_rng(3)
+    prompts = [random_prompt(engine.layout, draw) for _ in range(4)]
+    want = [engine.generate_ids(prompt, CONFIGS[0]) for prompt in prompts]
+
+    def ask(caller: int) -> list[str]:
+        lines = []
+        for turn in range(12):
+            number = (caller + turn) % 4
+            try:
+                if engine.generate_ids(prompts[number], CONFIGS[0]) != want[number]:
+                    lines.append("other ids")
+            except TttError as error:
+                lines.append(str(error))
+        return lines
+
+    with ThreadPoolExecutor(8) as pool:
+        lines = [line for found in pool.map(ask, range(8)) for line in found]
+    assert all("in the middle of an answer" in line for line in lines)
+    assert engine.generate_ids(prompts[0], CONFIGS[0]) == want[0]
 
 
 @needs_kernels

@@ -32,7 +32,7 @@ def load_runner(
     Args:
         bundle: an opened bundle.
         device: see `device.Device`.
-        threads: CPU threads; None takes all CPUs of this process.
+        threads: CPU threads; None takes those that this process may use.
         capacity: rows of the cache; None takes the model's limit, up to 4096.
 
     Raises:

@@ -32,9 +32,12 @@ class Options:
             help="An approximation, NAME or NAME=VALUE (needs --exactness fast); repeatable.",
         ),
     ] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all CPUs.")] = (
-        None
-    )
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads; default: the CPUs it may use, which is also the most."
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of random draws.")] = 0
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of text.")

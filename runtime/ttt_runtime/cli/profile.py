@@ -48,7 +48,8 @@ def profile(
     ] = None,
     block: Annotated[str | None, typer.Option(help="Tokens a block; a list makes a sweep.")] = None,
     threads: Annotated[
-        str | None, typer.Option(help="CPU threads (default: all CPUs); a list makes a sweep.")
+        str | None,
+        typer.Option(help="CPU threads (default: the CPUs it may use); a list makes a sweep."),
     ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, tensorrt or rtx (cpu+onnxruntime, cuda:1+graphs).")

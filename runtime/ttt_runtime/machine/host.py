@@ -5,12 +5,13 @@ Every reader takes the root of the file system, so that tests can show it anothe
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from ttt_runtime.machine.cpus import usable_cpus
 
 ROOT: Final = Path("/")
 
@@ -68,9 +69,7 @@ def read_cpu(root: Path = ROOT) -> Cpu:
     flags = fields.get("flags", fields.get("Features", "")).split()
     features = dict.fromkeys(_FEATURES[flag] for flag in flags if flag in _FEATURES)
     name = fields.get("model name") or fields.get("Hardware") or platform.processor() or "unknown"
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    threads = len(usable) if usable is not None else os.cpu_count() or 1
-    return Cpu(name, platform.machine(), threads, tuple(features))
+    return Cpu(name, platform.machine(), usable_cpus(root), tuple(features))
 
 
 def read_memory(root: Path = ROOT) -> Memory | None:

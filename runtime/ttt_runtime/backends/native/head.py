@@ -37,18 +37,22 @@ class NativeHead:
     def best(self, hidden: Floats, *, forbid_end: bool = False) -> HeadBest:
         """See `Head.best`."""
         rows = len(hidden)
-        self._choose(hidden, forbid_end)
 
         def sum_exp() -> Floats:
-            self._kernels.sum_up(self._call)
-            return self._sums[:rows].copy()
+            with self._kernels.lock:
+                self._kernels.sum_up(self._call)
+                return self._sums[:rows].copy()
 
-        return HeadBest(self._columns[:rows] + self._first_id, self._best[:rows].copy(), sum_exp)
+        with self._kernels.lock:
+            self._choose(hidden, forbid_end)
+            ids, best = self._columns[:rows] + self._first_id, self._best[:rows].copy()
+        return HeadBest(ids, best, sum_exp)
 
     def logits(self, hidden: Floats, *, forbid_end: bool = False) -> Floats:
         """See `Head.logits`."""
-        self._choose(hidden, forbid_end)
-        return self._logits[: len(hidden)]
+        with self._kernels.lock:
+            self._choose(hidden, forbid_end)
+            return self._logits[: len(hidden)]
 
     def _choose(self, hidden: Floats, forbid_end: bool) -> None:
         rows, call = len(hidden), self._call

@@ -8,18 +8,27 @@ of them; :func:`missing` then says why, and onnxruntime runs the graphs.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_int, c_int64, c_void_p
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import DeviceError
-from ttt_runtime.backends.native.structures import Call, Head, Matrix, Model, Stored, TopKFinder
+from ttt_runtime.backends.native.compiler import COMPILED, SOURCES, sources_hash
+from ttt_runtime.backends.native.structures import (
+    MIRRORED,
+    Call,
+    Head,
+    Matrix,
+    Model,
+    Stored,
+    TopKFinder,
+)
 
-# Not beside the modules: Python would take the libraries for extension modules.
-FOLDER: Final = Path(__file__).parent / "compiled"
+# Another folder is for tests of libraries that were compiled in another way (sanitizers).
+FOLDER: Final = Path(os.environ.get("TTT_KERNELS_FOLDER") or COMPILED)
 CPUINFO: Final = Path("/proc/cpuinfo")
-INTERFACE: Final = 2  # of decoder.c, as `structures` mirrors it
 
 # Variant -> the CPU's flags that it needs, as Linux names them; the fastest first.
 VARIANTS: Final = {
@@ -87,12 +96,11 @@ def load(variant: str) -> Any:
         raise DeviceError(
             f"the kernels {file.name} cannot be loaded ({error}); install ttt-edge again"
         ) from None
-    if not hasattr(library, "ttt_interface") or library.ttt_interface() != INTERFACE:
-        raise DeviceError(
-            f"the kernels {file.name} were compiled from other sources; install ttt-edge again"
-        )
-    library.ttt_new.argtypes, library.ttt_new.restype = (c_int,), c_void_p
+    _check(library, file)
+    library.ttt_new.argtypes, library.ttt_new.restype = (c_int, c_int), c_void_p
     library.ttt_free.argtypes, library.ttt_free.restype = (c_void_p,), None
+    library.ttt_limit.argtypes, library.ttt_limit.restype = (c_void_p, c_int), None
+    library.ttt_members.argtypes, library.ttt_members.restype = (c_void_p,), c_int
     library.ttt_lanes.argtypes, library.ttt_lanes.restype = (), c_int
     library.ttt_scored.argtypes, library.ttt_scored.restype = (), c_int
     library.ttt_packed_bytes.argtypes = (POINTER(Matrix),)
@@ -103,8 +111,34 @@ def load(variant: str) -> Any:
     library.ttt_choose.restype = c_int
     library.ttt_sum_up.argtypes = (c_void_p, POINTER(Head))
     library.ttt_sum_up.restype = None
-    library.ttt_look.argtypes = (c_void_p, POINTER(TopKFinder))
-    library.ttt_look.restype = c_int
+    library.ttt_find_top_k.argtypes = (c_void_p, POINTER(TopKFinder))
+    library.ttt_find_top_k.restype = c_int
     library.ttt_forward.argtypes = (c_void_p, POINTER(Model), POINTER(Call))
     library.ttt_forward.restype = c_int
     return library
+
+
+def _check(library: Any, file: Path) -> None:
+    """Refuse a library of other sources than those that lie here, or of other structures."""
+    again = "run: python -m ttt_runtime.backends.native.compiler (or install ttt-edge again)"
+    names = ("ttt_sources", "ttt_structure_sizes")
+    if not all(hasattr(library, name) for name in names):
+        raise DeviceError(f"the kernels {file.name} were compiled from other sources; {again}")
+    library.ttt_sources.argtypes, library.ttt_sources.restype = (), c_char_p
+    library.ttt_structure_sizes.argtypes = ()
+    library.ttt_structure_sizes.restype = POINTER(c_int64)
+    compiled, here = library.ttt_sources().decode(), sources_hash()
+    if SOURCES.is_dir() and compiled != here:
+        raise DeviceError(
+            f"the kernels {file.name} were compiled from sources {compiled}, those of this "
+            f"installation are {here}; {again}"
+        )
+    sizes = library.ttt_structure_sizes()
+    for number, mirror in enumerate(MIRRORED):
+        if sizes[number] != sizeof(mirror):
+            raise DeviceError(
+                f"the kernels {file.name} take a {mirror.__name__} of {sizes[number]} bytes, "
+                f"Python gives {sizeof(mirror)}; {again}"
+            )
+    if sizes[len(MIRRORED)] != 0:
+        raise DeviceError(f"the kernels {file.name} know more structures than Python; {again}")

@@ -32,7 +32,7 @@ class NativeRunner(Heads):
 
     Args:
         bundle: an opened bundle whose decoder is grouped.
-        threads: CPU threads; None takes all CPUs of this process.
+        threads: CPU threads; None takes the CPUs that this process may use, see `Kernels`.
         capacity: rows of the cache; None takes the model's limit, up to 4096.
         poison: NaN in every cache row not written (tests).
         variant: kernels of this kind (tests); None takes the fastest.
@@ -57,7 +57,8 @@ class NativeRunner(Heads):
         if not is_gqa(bundle.graph(DECODER).spec):
             raise NotNativeError("the decoder keeps its portable form, which onnxruntime runs")
         settings = SessionSettings(threads=threads)
-        kernels = self._kernels = Kernels(settings.thread_count, variant)
+        team = None if threads is None else settings.thread_count
+        kernels = self._kernels = Kernels(team, variant)
         check_model(kernels, config)
         graphs = _decoders(bundle, config)
         limit = min(config.max_position_embeddings, *(len(graph.cos) for graph in graphs))
@@ -97,7 +98,13 @@ class NativeRunner(Heads):
         positions: Sequence[int] | None = None,
         scratch: bool = False,
     ) -> Floats:
-        """See `base.Runner.forward`."""
+        """See `base.Runner.forward`. Threads that call at once wait for each other."""
+        with self._kernels.lock:
+            return self._forward(ids, start, positions, scratch)
+
+    def _forward(
+        self, ids: Sequence[int], start: int, positions: Sequence[int] | None, scratch: bool
+    ) -> Floats:
         rows = len(ids)
         stop = start + rows
         cache = self._caches.begin(rows, start, scratch=scratch)

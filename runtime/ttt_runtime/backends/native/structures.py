@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
@@ -41,7 +41,7 @@ class Stored(Structure):
 
 
 class Layer(Structure):
-    """`ttt_layer` of decoder.c."""
+    """`ttt_layer` of forward.h."""
 
     _fields_ = (
         ("qkv", Matrix),
@@ -60,7 +60,7 @@ class Table(Structure):
 
 
 class Model(Structure):
-    """`ttt_model` of decoder.c."""
+    """`ttt_model` of forward.h."""
 
     _fields_ = (
         ("layers", c_int64),
@@ -97,7 +97,7 @@ class Call(Structure):
 
 
 class TopKFinder(Structure):
-    """`ttt_survey` of top_k.h: logits in parts, and what is to be found of them."""
+    """`ttt_top_k` of top_k.h: logits in parts, and what is to be found of them."""
 
     _fields_ = (
         ("parts", c_void_p * 2),
@@ -124,3 +124,7 @@ class Head(Structure):
         ("best", c_void_p),
         ("sums", c_void_p),
     )
+
+
+# In the order of `ttt_structure_sizes` of decoder.c, which tells the sizes that C has.
+MIRRORED: Final = (Matrix, Stored, Layer, Table, Model, Call, TopKFinder, Head)

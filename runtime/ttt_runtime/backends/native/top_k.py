@@ -17,7 +17,7 @@ LONGEST: Final = 256  # more of the largest are found faster by a partition
 
 
 class NativeTopK:
-    """See `sampler.TopKFinder`."""
+    """See `base.TopKFinder`."""
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
@@ -29,17 +29,18 @@ class NativeTopK:
         )
 
     def is_worthwhile(self, parts: Sequence[Floats], count: int) -> bool:
-        """See `sampler.TopKFinder.serves`."""
+        """See `base.TopKFinder.is_worthwhile`."""
         return 0 < count <= min(LONGEST, sum(map(len, parts))) and len(parts) <= PARTS
 
     def find(
         self, parts: Sequence[Floats], count: int, per_unit: np.float32
     ) -> tuple[Ids, Floats, float]:
-        """See `sampler.TopKFinder.look`."""
+        """See `base.TopKFinder.find`."""
         call = self._call
-        call.widths[1] = 0
-        for number, part in enumerate(parts):
-            call.parts[number], call.widths[number] = address(part), len(part)
-        call.count, call.per_unit = count, per_unit
-        self._kernels.find(call)
-        return self._ids[:count].copy(), self._values[:count].copy(), float(self._sum[0])
+        with self._kernels.lock:
+            call.widths[1] = 0
+            for number, part in enumerate(parts):
+                call.parts[number], call.widths[number] = address(part), len(part)
+            call.count, call.per_unit = count, per_unit
+            self._kernels.find(call)
+            return self._ids[:count].copy(), self._values[:count].copy(), float(self._sum[0])

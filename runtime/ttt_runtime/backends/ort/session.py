@@ -6,7 +6,6 @@ does: a device that is missing is a DeviceError, before any graph runs.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +27,7 @@ from ttt_runtime.backends.ort.provider import (
 )
 from ttt_runtime.bundle.basic_spec import is_basic, least_onnxruntime
 from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_runtime.machine.cpus import allowed_cpus, usable_cpus
 from ttt_runtime.machine.device import PROVIDERS, Device
 from ttt_runtime.machine.versions import version_tuple
 
@@ -56,14 +56,13 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 
 
-def default_threads() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class SessionSettings:
-    """How sessions are made. `threads` None means all CPUs of this process."""
+    """How sessions are made.
+
+    `threads` None means all CPUs that this process may use (see `machine.cpus`). More threads than
+    CPUs only wait for each other, so no more are made, whatever was asked for.
+    """
 
     device: str = "cpu"
     threads: int | None = None
@@ -77,7 +76,7 @@ class SessionSettings:
     @property
     def thread_count(self) -> int:
         """The number of threads to use."""
-        return self.threads or default_threads()
+        return usable_cpus() if self.threads is None else min(self.threads, allowed_cpus())
 
 
 class _SharedPool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ttt_ref.errors import exit_on_error
-from ttt_runtime.backends.ort.session import default_threads
+from ttt_runtime.backends.ort.session import SessionSettings
 from ttt_runtime.decode.events import SpeechEvent
 from ttt_runtime.dialogue.assistant import pick_preset
 from ttt_runtime.profiler.machine import describe_machine
@@ -70,7 +70,7 @@ def main(
             "spans": spans,
             "text_tokens": text,
             "blocks": blocks,
-            "machine": describe_machine(threads or default_threads()),
+            "machine": describe_machine(SessionSettings("cpu", threads).thread_count),
         }
         out.write_text(json.dumps({"about": about, "arrivals": arrivals}, indent=1) + "\n")
         print(f"{sum(count for _, count in arrivals)} speech tokens in {arrivals[-1][0]:.2f} s")

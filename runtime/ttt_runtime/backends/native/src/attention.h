@@ -14,10 +14,10 @@
 /* Query rows that share the keys and values read: with two sums each, what the registers hold. */
 #if LANES == 16
 #define SEEN_ROWS 8
-#define EACH_SEEN(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8)
+#define UNROLL_SEEN(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8)
 #else
 #define SEEN_ROWS 6
-#define EACH_SEEN(M) M(1) M(2) M(3) M(4) M(5) M(6)
+#define UNROLL_SEEN(M) M(1) M(2) M(3) M(4) M(5) M(6)
 #endif
 #define SCORED (2 * LANES) /* cache rows scored at once */
 
@@ -32,7 +32,6 @@ typedef struct {
     const float *qkv;       /* [rows, (heads + 2 kv_heads) x head size] */
     float *keys, *values;   /* of this layer */
     float *mixed;           /* [rows, heads x head size] */
-    const ttt_matrix *next; /* of a single row: what is multiplied next, or NULL */
 } attention;
 
 /* Turn x [size] by its position: pairs are half a head apart. */
@@ -54,12 +53,11 @@ static void rotate_row(const attention *at, int64_t row, const float *x, float *
     rotate(x, at->cos + angles, at->sin + angles, at->head_dim, out);
 }
 
-/* Write one thread's share of the new rows' keys and values. */
-static void write_cache_part(const attention *at, int member, int members, float *room)
+/* Write keys and values of the new rows: items (kv head, row) from `first` to `last`. */
+static void write_cache(const attention *at, int64_t first, int64_t last, float *room)
 {
     int64_t size = at->head_dim, width = (at->heads + 2 * at->kv_heads) * size;
-    int64_t items = at->rows * at->kv_heads;
-    for (int64_t i = items * member / members; i < items * (member + 1) / members; i++) {
+    for (int64_t i = first; i < last; i++) {
         int64_t head = i / at->rows, row = i % at->rows, place = at->start + row;
         const float *key = at->qkv + row * width + (at->heads + head) * size;
         rotate_row(at, row, key, room);
@@ -81,7 +79,7 @@ typedef struct {
     float *scores;  /* [rows, stride] */
     int64_t stride; /* the context, filled up to SCORED */
     float largest[SEEN_ROWS], factor[SEEN_ROWS];
-    const char *ahead; /* what the memory may bring meanwhile: see `look_ahead` */
+    const char *ahead; /* see `scratch` */
     int64_t ahead_step;
 } seen;
 
@@ -109,21 +107,21 @@ typedef struct {
     {                                                                                             \
         int64_t size = at->of->head_dim, step = at->ahead_step;                                   \
         const char *ahead = at->ahead;                                                            \
-        EACH_##R(BEGIN_PEAK)                                                                      \
+        UNROLL_##R(BEGIN_PEAK)                                                                    \
         for (int64_t j = 0; j < at->stride; j += SCORED) {                                        \
             const float *group = at->keys + j * size, *next = group + LANES * size;               \
-            EACH_##R(BEGIN_SCORE)                                                                 \
+            UNROLL_##R(BEGIN_SCORE)                                                               \
             for (const float *q = at->q; q < at->q + size; q++) {                                 \
                 vf first = vf_load(group), second = vf_load(next);                                \
                 group += LANES;                                                                   \
                 next += LANES;                                                                    \
-                _mm_prefetch(ahead, _MM_HINT_T1);                                                 \
+                nearer(ahead);                                                                    \
                 ahead += step;                                                                    \
-                EACH_##R(ADD_SCORE)                                                               \
+                UNROLL_##R(ADD_SCORE)                                                             \
             }                                                                                     \
-            EACH_##R(END_SCORE)                                                                   \
+            UNROLL_##R(END_SCORE)                                                                 \
         }                                                                                         \
-        EACH_##R(END_PEAK)                                                                        \
+        UNROLL_##R(END_PEAK)                                                                      \
         at->ahead = ahead;                                                                        \
     }
 
@@ -142,7 +140,7 @@ typedef struct {
     }
 /* out = (weights x factor) @ values */
 #define MIX(R)                                                                                    \
-    static void mix_##R(seen *at)                                                           \
+    static void mix_##R(seen *at)                                                                 \
     {                                                                                             \
         int64_t size = at->of->head_dim, context = at->of->start + at->of->rows;                  \
         const char *ahead = at->ahead;                                                            \
@@ -150,25 +148,25 @@ typedef struct {
             const float *value = at->values + d, *weights = at->scores, *end = weights + context; \
             /* An odd last vector is computed twice: no head that matters has one. */             \
             int64_t more = d + LANES < size ? LANES : 0;                                          \
-            EACH_##R(BEGIN_MIX)                                                                   \
+            UNROLL_##R(BEGIN_MIX)                                                                 \
             for (; weights < end; weights++, value += size) {                                     \
                 vf first = vf_load(value), second = vf_load(value + more);                        \
-                _mm_prefetch(ahead, _MM_HINT_T1);                                                 \
+                nearer(ahead);                                                                    \
                 ahead += at->ahead_step;                                                          \
-                EACH_##R(ADD_MIX)                                                                 \
+                UNROLL_##R(ADD_MIX)                                                               \
             }                                                                                     \
-            EACH_##R(END_MIX)                                                                     \
+            UNROLL_##R(END_MIX)                                                                   \
         }                                                                                         \
         at->ahead = ahead;                                                                        \
     }
 
-EACH_SEEN(SCORE)
-EACH_SEEN(MIX)
+UNROLL_SEEN(SCORE)
+UNROLL_SEEN(MIX)
 
 #define SCORE_OF(R) score_##R,
 #define MIX_OF(R) mix_##R,
-static void (*const score_rows[])(seen *) = {EACH_SEEN(SCORE_OF)};
-static void (*const mix_rows[])(seen *) = {EACH_SEEN(MIX_OF)};
+static void (*const score_rows[])(seen *) = {UNROLL_SEEN(SCORE_OF)};
+static void (*const mix_rows[])(seen *) = {UNROLL_SEEN(MIX_OF)};
 
 /* Turn row r's scores into exponentials, and its factor into one over their sum. */
 static void weigh(seen *at, int r)
@@ -186,8 +184,7 @@ static void weigh(seen *at, int r)
 }
 
 /* `count` (query row, head) pairs of one kv head, the first of them number `first` within it. */
-static void attend(const attention *at, int64_t kv, int64_t first, int count, const char **ahead,
-                   scratch *own)
+static void attend(const attention *at, int64_t kv, int64_t first, int count, scratch *own)
 {
     int64_t size = at->head_dim, group = at->heads / at->kv_heads;
     int64_t width = (at->heads + 2 * at->kv_heads) * size;
@@ -198,8 +195,8 @@ static void attend(const attention *at, int64_t kv, int64_t first, int count, co
         .q = own->row,
         .scores = own->scores,
         .stride = (at->start + at->rows + SCORED - 1) / SCORED * SCORED,
-        .ahead = *ahead,
-        .ahead_step = at->next != NULL ? 64 : 0,
+        .ahead = own->ahead,
+        .ahead_step = own->ahead_step,
     };
     for (int r = 0; r < count; r++) {
         int64_t row = (first + r) / group, head = kv * group + (first + r) % group;
@@ -211,24 +208,29 @@ static void attend(const attention *at, int64_t kv, int64_t first, int count, co
     for (int r = 0; r < count; r++)
         weigh(&s, r);
     mix_rows[count - 1](&s);
-    *ahead = s.ahead;
+    own->ahead = s.ahead;
 }
 
-/* One thread's share of `mixed`. */
-static void attend_part(const attention *at, int member, int members, scratch *own)
+/* Attention's section: as many items at a time as share keys and values, shares in even parts. */
+static section_size attended_size(int64_t items, int64_t members)
 {
-    int64_t each = at->rows * (at->heads / at->kv_heads), items = each * at->kv_heads;
-    int64_t item = items * member / members, end = items * (member + 1) / members;
-    const char *ahead = (const char *)at->keys;
-    if (at->next != NULL)
-        ahead = (const char *)share_of(at->next, member, members);
-    while (item < end) {
-        int64_t kv = item / each, left = (kv + 1) * each - item;
-        if (left > end - item)
-            left = end - item;
-        int count = left < SEEN_ROWS ? (int)left : SEEN_ROWS;
-        attend(at, kv, item % each, count, &ahead, own);
-        item += count;
+    int64_t share = (items + members - 1) / members;
+    int64_t parts = (share + SEEN_ROWS - 1) / SEEN_ROWS;
+    return (section_size){items, (share + parts - 1) / parts};
+}
+
+/* Part of `mixed`: items (kv head, query row and head of its group) from `first` to `last`. */
+static void attend_items(const attention *at, int64_t first, int64_t last, scratch *own)
+{
+    int64_t each = at->rows * (at->heads / at->kv_heads);
+    while (first < last) {
+        int64_t kv = first / each, left = (kv + 1) * each - first;
+        if (left > last - first)
+            left = last - first;
+        int64_t parts = (left + SEEN_ROWS - 1) / SEEN_ROWS;
+        int count = (int)((left + parts - 1) / parts);
+        attend(at, kv, first % each, count, own);
+        first += count;
     }
 }
 

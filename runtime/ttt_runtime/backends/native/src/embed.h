@@ -1,6 +1,6 @@
 /* What a forward begins with: embedding rows, rotary angles and the mask of its rows. */
-#ifndef TTT_INPUTS_H
-#define TTT_INPUTS_H
+#ifndef TTT_EMBED_H
+#define TTT_EMBED_H
 
 #include "engine.h"
 
@@ -42,7 +42,7 @@ static void embed(const ttt_call *c, const ttt_table *table, int64_t hidden, int
 }
 
 /* Number the runs: as many text ids came before two audio ids of one run; a text id gets a number
- * that is its own. See `ttt_runtime.masking`.
+ * that is its own. See `ttt_runtime.backends.attention_mask`.
  */
 static void number_runs(const ttt_call *c, int64_t *runs)
 {

@@ -2,7 +2,7 @@
 #ifndef TTT_PACK_H
 #define TTT_PACK_H
 
-#include "product.h"
+#include "engine.h"
 
 /* Where a graph keeps a matrix. Mirrored by `structures.Stored`. */
 typedef struct {
@@ -88,6 +88,41 @@ static void pack_panel(const ttt_matrix *w, const ttt_stored *from, int64_t pane
                 scales[PANEL + lane] = scales[lane] * zero_point(w, from, output, b);
         }
     }
+}
+
+typedef struct {
+    const ttt_matrix *matrix;
+    const ttt_stored *stored;
+    uint8_t *to;
+} pack_job;
+
+static int64_t pack_sections(const void *job)
+{
+    (void)job;
+    return 1;
+}
+
+static section_size pack_size(const void *job, int64_t section)
+{
+    (void)section;
+    return (section_size){panel_count(((const pack_job *)job)->matrix), 4};
+}
+
+static void pack_run(void *argument, int64_t section, int64_t first, int64_t last, int member)
+{
+    const pack_job *job = argument;
+    (void)section, (void)member;
+    for (int64_t p = first; p < last; p++)
+        pack_panel(job->matrix, job->stored, p, job->to + p * panel_bytes(job->matrix));
+}
+
+static const team_work pack_work = {.sections = pack_sections, .size = pack_size, .run = pack_run};
+
+/* Write a stored matrix to `to` [ttt_packed_bytes] in panels. */
+static void pack(ttt_engine *e, const ttt_matrix *w, const ttt_stored *stored, uint8_t *to)
+{
+    pack_job job = {w, stored, to};
+    run_job(e, &pack_work, &job, OTHER, 0);
 }
 
 #endif

@@ -25,6 +25,9 @@
 #define AHEAD 8192
 /* Of a matrix that comes next, per thread. */
 #define LOOK_AHEAD 8192
+/* What is taken of a product at a time: microseconds of work, a hundred times what taking costs. */
+#define GRAIN_PRODUCTS 131072
+#define ROUNDED_AT_ONCE 2048 /* floats, about */
 
 /* One stored matrix. Mirrored by `structures.Matrix`. */
 typedef struct {
@@ -51,6 +54,11 @@ typedef struct {
     float *scores;   /* [8, context] of attention */
     float *row;      /* one row of floats */
     rounded private; /* of a single row, which every thread rounds for itself */
+    int64_t section; /* the last one begun, see `begins` */
+    /* Attention of a single row leaves the memory idle: it brings what is multiplied next nearer,
+     * so many bytes a step. */
+    const char *ahead;
+    int64_t ahead_step;
 } scratch;
 
 static inline int64_t block_bytes(const ttt_matrix *w) { return w->block * PANEL * w->bits / 8; }
@@ -99,7 +107,7 @@ ALWAYS_INLINE void dots_packed(const uint8_t *w, int64_t steps, const int8_t *a,
         vi low = vi_set(four_bytes(a + 8 * s)), high = vi_set(four_bytes(a + 8 * s + 4));
         for (int half = 0; half < 2; half++) {
             const uint8_t *from = w + half * VECTOR_BYTES;
-            _mm_prefetch((const char *)from + AHEAD, _MM_HINT_T0);
+            near(from + AHEAD);
             vi both = vi_load(from);
             sum[half] = dot4_small(sum[half], low_halves(both), low);
             odd[half] = dot4_small(odd[half], high_halves(both), high);
@@ -169,14 +177,14 @@ ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
         int64_t stride = w->inputs;                                                               \
         int32_t middle = w->has_zeros ? 0 : -(1 << (bits - 1));                                   \
         const char *ahead = at->ahead;                                                            \
-        EACH_##R(BEGIN_ROW)                                                                       \
+        UNROLL_##R(BEGIN_ROW)                                                                     \
         for (; codes < end; codes += 2 * VECTOR_BYTES, inputs += 4) {                             \
-            _mm_prefetch(ahead, _MM_HINT_T1);                                                     \
+            nearer(ahead);                                                                        \
             ahead += at->ahead_step;                                                              \
             vi low = vi_load(codes), high = vi_load(codes + VECTOR_BYTES);                        \
-            EACH_##R(ADD_ROW)                                                                     \
+            UNROLL_##R(ADD_ROW)                                                                   \
         }                                                                                         \
-        EACH_##R(END_ROW)                                                                         \
+        UNROLL_##R(END_ROW)                                                                       \
     }                                                                                             \
     static void rows_of_block_##R(const block_of *at)                                             \
     {                                                                                             \
@@ -187,15 +195,15 @@ ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
     }
 
 #if TILE_ROWS == 12
-#define EACH_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12)
+#define UNROLL_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12)
 #else
-#define EACH_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6)
+#define UNROLL_TILE(M) M(1) M(2) M(3) M(4) M(5) M(6)
 #endif
-EACH_TILE(ROWS_OF_BLOCK)
+UNROLL_TILE(ROWS_OF_BLOCK)
 
 static void (*const rows_of_block[])(const block_of *) = {
 #define NAME_OF(R) rows_of_block_##R,
-    EACH_TILE(NAME_OF)
+    UNROLL_TILE(NAME_OF)
 };
 
 /* Packed pairs of vectors to twice as many pairs: low halves first. */
@@ -285,32 +293,38 @@ static void put(const ttt_matrix *w, finish how, int64_t panel, const float *sum
     }
 }
 
-/* Where a thread's share of a matrix begins. */
-static const uint8_t *share_of(const ttt_matrix *w, int member, int members)
+/* Where a member's share of a matrix begins. */
+static const uint8_t *share_of(const ttt_matrix *w, int64_t member, int64_t members)
 {
-    return w->panels + panel_count(w) * member / members * panel_bytes(w);
+    return w->panels + share_begin(panel_count(w), member, members) * panel_bytes(w);
 }
 
-/* Have the first bytes of a thread's share brought nearer while it does other things: attention,
- * norms and barriers of a single row leave the memory idle.
+/* Have the first bytes of a member's share brought nearer while it does other things: attention,
+ * norms and the waits of a single row leave the memory idle.
  */
-static void look_ahead(const ttt_matrix *w, int member, int members)
+static void look_ahead(const ttt_matrix *w, int64_t member, int64_t members)
 {
-    const char *share = (const char *)share_of(w, member, members);
+    const uint8_t *share = share_of(w, member, members);
     for (int64_t i = 0; i < LOOK_AHEAD; i += 64)
-        _mm_prefetch(share + i, _MM_HINT_T1);
+        nearer(share + i);
 }
 
-/* One thread's share of out [rows, width] = (or +=) rounded rows @ W (+ bias).
+/* A product's section: its units are panels. */
+static section_size product_size(const ttt_matrix *w, int64_t rows)
+{
+    int64_t grain = GRAIN_PRODUCTS / (w->inputs * PANEL * rows);
+    return (section_size){panel_count(w), grain > 1 ? grain : 1};
+}
+
+/* Panels `first` to `last` of out [rows, width] = (or +=) rounded rows @ W (+ bias).
  *
  * GATE takes a gated matrix and gives silu(gate) * up.
  */
-static void product_part(const ttt_matrix *w, const rounded *a, int64_t rows, finish how,
-                         float *out, int64_t width, int member, int members, scratch *own)
+static void product_panels(const ttt_matrix *w, const rounded *a, int64_t rows, finish how,
+                           float *out, int64_t width, int64_t first, int64_t last, scratch *own)
 {
-    int64_t panels = panel_count(w), size = panel_bytes(w);
-    for (int64_t p = panels * member / members; p < panels * (member + 1) / members; p++) {
-        const uint8_t *panel = w->panels + p * size;
+    for (int64_t p = first; p < last; p++) {
+        const uint8_t *panel = w->panels + p * panel_bytes(w);
         for (int64_t row = 0; row < rows; row += ROW_GROUP) {
             int64_t count = rows - row < ROW_GROUP ? rows - row : ROW_GROUP;
             if (count == 1 && w->bits == 4)

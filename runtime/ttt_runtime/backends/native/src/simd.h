@@ -22,6 +22,12 @@ ALWAYS_INLINE int32_t four_bytes(const int8_t *from)
     return bits;
 }
 
+/* Bring the line at `p` to the first cache, or to the second. Any address will do. */
+ALWAYS_INLINE void near(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+ALWAYS_INLINE void nearer(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+/* What a thread does while it waits: the core's other thread gets its turn. */
+ALWAYS_INLINE void pause_a_little(void) { _mm_pause(); }
+
 #if defined(__AVX512VNNI__)
 
 #define LANES 16

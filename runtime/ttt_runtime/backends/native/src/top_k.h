@@ -1,24 +1,24 @@
 /* What a draw needs of long logits: the largest of them, and the sum of all exponentials. */
-#ifndef TTT_SURVEY_H
-#define TTT_SURVEY_H
+#ifndef TTT_TOP_K_H
+#define TTT_TOP_K_H
 
 #include <math.h>
 
 #include "engine.h"
 
-#define SURVEYED_PARTS 2
+#define TOP_K_PARTS 2
 #define CHUNK 4096 /* values whose sum is one float32; sums of chunks are added in float64 */
 
-/* Logits that may come in parts, one behind the other. Mirrored by `structures.Survey`. */
+/* Logits that may come in parts, one behind the other. Mirrored by `structures.TopKFinder`. */
 typedef struct {
-    const float *parts[SURVEYED_PARTS];
-    int64_t widths[SURVEYED_PARTS]; /* 0 where there is no such part */
+    const float *parts[TOP_K_PARTS];
+    int64_t widths[TOP_K_PARTS]; /* 0 where there is no such part */
     int64_t count;                  /* of the largest that are wanted; at most all there are */
     float per_unit;
     int64_t *ids;  /* [count], largest first, of equals the first */
     float *values; /* [count] */
     double *sum;   /* [1], of exp((value - largest) * per_unit) */
-} ttt_survey;
+} ttt_top_k;
 
 typedef struct {
     float *values; /* [count], largest first */
@@ -28,18 +28,19 @@ typedef struct {
 
 typedef struct {
     ttt_engine *engine;
-    const ttt_survey *survey;
-    top *tops;   /* [members] */
+    const ttt_top_k *call;
+    int64_t parts;
+    top *tops;   /* [parts] */
     float *sums; /* [chunks] */
-} survey_job;
+} top_k_job;
 
-static int64_t chunks_of(const ttt_survey *s, int part)
+static int64_t chunks_of(const ttt_top_k *s, int part)
 {
     return (s->widths[part] + CHUNK - 1) / CHUNK;
 }
 
 /* Values of chunk `number`, counted through all parts; returns how many. */
-static int64_t chunk_at(const ttt_survey *s, int64_t number, const float **values, int64_t *first)
+static int64_t chunk_at(const ttt_top_k *s, int64_t number, const float **values, int64_t *first)
 {
     int part = number < chunks_of(s, 0) ? 0 : 1;
     int64_t at = (number - (part ? chunks_of(s, 0) : 0)) * CHUNK, left = s->widths[part] - at;
@@ -86,62 +87,85 @@ static float sum_of_chunk(const float *values, int64_t size, float largest, floa
     return sum;
 }
 
-static void survey_member(void *argument, int member)
+/* The sections: the largest of each part of the chunks, then the chunks' sums. */
+static int64_t top_k_sections(const void *job)
 {
-    survey_job *job = argument;
-    const ttt_survey *s = job->survey;
-    team *t = job->engine->team;
-    int64_t chunks = chunks_of(s, 0) + chunks_of(s, 1), first, size;
-    int64_t begin = chunks * member / t->size, end = chunks * (member + 1) / t->size;
+    (void)job;
+    return 2;
+}
+
+static int64_t all_chunks(const ttt_top_k *s) { return chunks_of(s, 0) + chunks_of(s, 1); }
+
+static section_size top_k_size(const void *argument, int64_t section)
+{
+    const top_k_job *job = argument;
+    return (section_size){section == 0 ? job->parts : all_chunks(job->call), 1};
+}
+
+static void top_k_run(void *argument, int64_t section, int64_t first, int64_t last, int member)
+{
+    top_k_job *job = argument;
+    const ttt_top_k *s = job->call;
     const float *values;
-    top *mine = &job->tops[member];
-    mine->found = 0;
-    for (int64_t c = begin; c < end; c++) {
-        size = chunk_at(s, c, &values, &first);
-        enter_all(mine, s->count, values, size, first);
+    int64_t begin;
+    (void)member;
+    if (section == 0) {
+        for (int64_t part = first; part < last; part++) {
+            int64_t chunk = share_begin(all_chunks(s), part, job->parts);
+            int64_t end = share_begin(all_chunks(s), part + 1, job->parts);
+            for (; chunk < end; chunk++) {
+                int64_t size = chunk_at(s, chunk, &values, &begin);
+                enter_all(&job->tops[part], s->count, values, size, begin);
+            }
+        }
+        return;
     }
-    team_wait(t);
     float largest = -INFINITY;
-    for (int m = 0; m < t->size; m++)
-        if (job->tops[m].found > 0 && job->tops[m].values[0] > largest)
-            largest = job->tops[m].values[0];
-    for (int64_t c = begin; c < end; c++) {
-        size = chunk_at(s, c, &values, &first);
-        job->sums[c] = sum_of_chunk(values, size, largest, s->per_unit);
+    for (int64_t part = 0; part < job->parts; part++)
+        if (job->tops[part].found > 0 && job->tops[part].values[0] > largest)
+            largest = job->tops[part].values[0];
+    for (int64_t chunk = first; chunk < last; chunk++) {
+        int64_t size = chunk_at(s, chunk, &values, &begin);
+        job->sums[chunk] = sum_of_chunk(values, size, largest, s->per_unit);
     }
 }
 
-static void lay_out_survey(survey_job *job, pieces *from)
+static const team_work top_k_work = {
+    .sections = top_k_sections, .size = top_k_size, .run = top_k_run,
+};
+
+static void lay_out_top_k(top_k_job *job, pieces *from)
 {
-    const ttt_survey *s = job->survey;
-    int members = job->engine->team->size;
-    job->tops = take(from, members * sizeof(top));
-    job->sums = take(from, (chunks_of(s, 0) + chunks_of(s, 1)) * sizeof(float));
-    for (int m = 0; m < members; m++) {
+    const ttt_top_k *s = job->call;
+    int64_t parts = 2 * job->engine->team->size;
+    job->parts = parts < all_chunks(s) ? parts : all_chunks(s);
+    job->tops = take(from, job->parts * sizeof(top));
+    job->sums = take(from, all_chunks(s) * sizeof(float));
+    for (int64_t part = 0; part < job->parts; part++) {
         float *values = take(from, s->count * sizeof(float));
         int64_t *ids = take(from, s->count * sizeof(int64_t));
         if (job->tops != NULL)
-            job->tops[m] = (top){values, ids, 0};
+            job->tops[part] = (top){values, ids, 0};
     }
 }
 
 /* 0, or -1 without memory. */
-static int survey(ttt_engine *e, const ttt_survey *s)
+static int find_top_k(ttt_engine *e, const ttt_top_k *s)
 {
-    survey_job job = {.engine = e, .survey = s};
+    top_k_job job = {.engine = e, .call = s};
     pieces count = {NULL, 0};
-    lay_out_survey(&job, &count);
+    lay_out_top_k(&job, &count);
     if (!grow(e, count.taken))
         return -1;
     pieces real = {e->room, 0};
-    lay_out_survey(&job, &real);
-    team_run(e->team, survey_member, &job);
+    lay_out_top_k(&job, &real);
+    run_job(e, &top_k_work, &job, OTHER, 0);
     top all = {s->values, s->ids, 0};
-    for (int m = 0; m < e->team->size; m++)
-        for (int64_t i = 0; i < job.tops[m].found; i++)
-            enter(&all, s->count, job.tops[m].values[i], job.tops[m].ids[i]);
+    for (int64_t part = 0; part < job.parts; part++)
+        for (int64_t i = 0; i < job.tops[part].found; i++)
+            enter(&all, s->count, job.tops[part].values[i], job.tops[part].ids[i]);
     *s->sum = 0;
-    for (int64_t c = 0; c < chunks_of(s, 0) + chunks_of(s, 1); c++)
+    for (int64_t c = 0; c < all_chunks(s); c++)
         *s->sum += job.sums[c];
     return 0;
 }

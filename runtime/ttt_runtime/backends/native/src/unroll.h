@@ -1,22 +1,22 @@
-/* EACH_n(M) is M(0) M(1) ... M(n - 1).
+/* UNROLL_n(M) is M(0) M(1) ... M(n - 1).
  *
  * Sums that must stay in registers are variables of their own, named by these numbers: compilers
  * keep arrays of vectors in memory, even where every index is known.
  */
-#ifndef TTT_EACH_H
-#define TTT_EACH_H
+#ifndef TTT_UNROLL_H
+#define TTT_UNROLL_H
 
-#define EACH_1(M) M(0)
-#define EACH_2(M) EACH_1(M) M(1)
-#define EACH_3(M) EACH_2(M) M(2)
-#define EACH_4(M) EACH_3(M) M(3)
-#define EACH_5(M) EACH_4(M) M(4)
-#define EACH_6(M) EACH_5(M) M(5)
-#define EACH_7(M) EACH_6(M) M(6)
-#define EACH_8(M) EACH_7(M) M(7)
-#define EACH_9(M) EACH_8(M) M(8)
-#define EACH_10(M) EACH_9(M) M(9)
-#define EACH_11(M) EACH_10(M) M(10)
-#define EACH_12(M) EACH_11(M) M(11)
+#define UNROLL_1(M) M(0)
+#define UNROLL_2(M) UNROLL_1(M) M(1)
+#define UNROLL_3(M) UNROLL_2(M) M(2)
+#define UNROLL_4(M) UNROLL_3(M) M(3)
+#define UNROLL_5(M) UNROLL_4(M) M(4)
+#define UNROLL_6(M) UNROLL_5(M) M(5)
+#define UNROLL_7(M) UNROLL_6(M) M(6)
+#define UNROLL_8(M) UNROLL_7(M) M(7)
+#define UNROLL_9(M) UNROLL_8(M) M(8)
+#define UNROLL_10(M) UNROLL_9(M) M(9)
+#define UNROLL_11(M) UNROLL_10(M) M(10)
+#define UNROLL_12(M) UNROLL_11(M) M(11)
 
 #endif

@@ -1,1 +1,0 @@
-"""OpenAI's Realtime protocol over WebSocket, in its generally available form."""

@@ -1,1 +1,0 @@
-"""The HTTP routes, in the form of OpenAI's API."""
