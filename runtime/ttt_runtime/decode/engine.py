@@ -13,20 +13,14 @@ from time import perf_counter_ns
 import numpy as np
 
 from ttt_ref.config import GenerationConfig, TokenLayout
-from ttt_ref.errors import ConfigError, TttError
+from ttt_ref.errors import ConfigError
 from ttt_runtime.backends.base import Floats, Runner
 from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
 from ttt_runtime.decode.events import AnyEvent, DoneEvent
+from ttt_runtime.decode.guard import GenerationGuard
 from ttt_runtime.decode.sampler import Sampler
-from ttt_runtime.decode.scheduler import (
-    PlanPasses,
-    Scheduler,
-    State,
-    Step,
-    chunk_stop,
-    open_run_start,
-)
+from ttt_runtime.decode.scheduler import PlanPasses, Scheduler, State, Step, open_run_start
 
 # Called after every forward with the step and its begin and end (perf_counter_ns).
 Observer = Callable[[Step, int, int], None]
@@ -43,7 +37,7 @@ def both(first: Observer, second: Observer) -> Observer:
 
 
 class SpeechEngine:
-    """A model ready to answer. One generation at a time.
+    """A model ready to answer. One generation at a time: see `guard.GenerationGuard`.
 
     The KV cache outlives a generation: a prompt that begins with what was said before (the next
     turn of a conversation) is computed only from where it differs.
@@ -55,8 +49,6 @@ class SpeechEngine:
             cache and gives the same ids; `fast` allows the approximations in `fast`.
         fast: which approximations `fast` uses (default: those of `Approximations()`).
         chunk_rows: rows of one prefill forward, about; bounds memory and cancellation time.
-        interleaved: generations may take turns, an event at a time and in one thread. One that
-            goes on computes again what of its rows the others overwrote; its ids stay the same.
     """
 
     def __init__(
@@ -68,7 +60,6 @@ class SpeechEngine:
         fast: Approximations | None = None,
         chunk_rows: int = 512,
         bundle: Bundle | None = None,
-        interleaved: bool = False,
     ) -> None:
         exactness_named(exactness)
         if fast is not None and exactness != "fast":
@@ -78,11 +69,10 @@ class SpeechEngine:
         self.bundle = bundle
         self.exactness = exactness
         self._options = (fast or Approximations()) if exactness == "fast" else EXACT
-        self.interleaved = interleaved
         self._keep_cache = exactness != "reference"
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
-        self._generation = 0  # number of the newest generation; an older one may not go on
+        self._guard = GenerationGuard()
         self._unconditional_row: Floats | None = None
 
     @classmethod
@@ -105,7 +95,7 @@ class SpeechEngine:
                 raises DeviceError; there is no silent fall-back.
             exactness: see the class.
             fast: see the class.
-            threads: CPU threads; None takes all CPUs of this process.
+            threads: CPU threads; None takes those that this process may use.
             capacity: most tokens of a conversation; None takes the model's limit, up to 4096.
             verify: see `Bundle.open`.
         """
@@ -146,8 +136,7 @@ class SpeechEngine:
         prompt = self._checked(prompt_ids)
         if plan_passes is not None and not self._options.deadline:
             raise ConfigError("a deadline schedule needs exactness fast with its option deadline")
-        self._generation += 1
-        return self._run(prompt, config, self._generation, seed, cancel, observer, plan_passes)
+        return self._run(prompt, config, seed, cancel, observer, plan_passes)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], config: GenerationConfig, *, seed: int = 0
@@ -170,12 +159,15 @@ class SpeechEngine:
 
     def truncate(self, tokens: int) -> None:
         """Keep at most the first `tokens` ids in the cache (cut back to a closed segment). O(1)."""
-        self._generation += 1
-        if tokens < len(self._kept):
-            tokens = max(tokens, 0)
-            if self.layout.is_audio(self._kept[tokens]):
-                tokens = open_run_start(self._kept, tokens, self.layout.audio_start)
-            del self._kept[tokens:]
+        change = self._guard.begin()
+        try:
+            if tokens < len(self._kept):
+                tokens = max(tokens, 0)
+                if self.layout.is_audio(self._kept[tokens]):
+                    tokens = open_run_start(self._kept, tokens, self.layout.audio_start)
+                del self._kept[tokens:]
+        finally:
+            self._guard.end(change)
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -233,53 +225,39 @@ class SpeechEngine:
             self._unconditional_row = row.copy()
         return self._unconditional_row
 
-    def _restore(self, scheduler: Scheduler) -> int:
-        """Compute a generation's rows again, as far as others overwrote them; return its number."""
-        ids = scheduler.ids[: scheduler.cached]
-        start = self._reusable(scheduler.ids[: scheduler.cached + 1])
-        del self._kept[start:]
-        while start < len(ids):
-            stop = chunk_stop(ids, start, self._chunk_rows, self.layout.audio_start)
-            self.runner.forward(ids[start:stop], start)
-            start = stop
-        self._kept[:] = ids
-        self._generation += 1
-        return self._generation
-
     def _run(
         self,
         prompt: list[int],
         config: GenerationConfig,
-        generation: int,
         seed: int,
         cancel: threading.Event | None,
         observer: Observer | None,
         plan_passes: PlanPasses | None,
     ) -> Iterator[AnyEvent]:
         runner = self.runner
-        cached = self._reusable(prompt)
-        scheduler = Scheduler(
-            prompt,
-            self.layout,
-            config,
-            cached=cached,
-            capacity=runner.capacity,
-            chunk_rows=self._chunk_rows,
-            keep_cache=self._keep_cache,
-            options=self._options,
-            plan_passes=plan_passes,
-        )
-        sampler = self.sampler(config, seed)
-        ids = scheduler.ids
         forwards = 0
-        del self._kept[cached:]
+        scheduler: Scheduler | None = None
+        number = self._guard.begin()
         try:
+            cached = self._reusable(prompt)
+            scheduler = Scheduler(
+                prompt,
+                self.layout,
+                config,
+                cached=cached,
+                capacity=runner.capacity,
+                chunk_rows=self._chunk_rows,
+                keep_cache=self._keep_cache,
+                options=self._options,
+                plan_passes=plan_passes,
+            )
+            sampler = self.sampler(config, seed)
+            ids = scheduler.ids
+            del self._kept[cached:]
             while (step := scheduler.decide()) is not None:
                 if cancel is not None and cancel.is_set():
                     scheduler.stop("cancelled")
                     break
-                if generation != self._generation:  # only where generations take turns
-                    generation = self._restore(scheduler)
                 begin_ns = perf_counter_ns()
                 if step.order:
                     row_ids = [ids[position] for position in step.order]
@@ -298,18 +276,14 @@ class SpeechEngine:
                 if observer is not None:
                     observer(step, begin_ns, end_ns)
                 if event is not None:
-                    if self.interleaved:
-                        self._kept[:] = ids[: scheduler.cached]
                     yield event
-                    if generation != self._generation:
-                        if not self.interleaved:
-                            raise TttError(
-                                "another generation began on this engine; "
-                                "use one engine for each conversation that runs at the same time"
-                            )
-                        scheduler.forget_open_rows()
+                    self._guard.go_on(number)
+            assert scheduler.done_reason is not None
+            done = DoneEvent(
+                scheduler.done_reason, scheduler.generated, len(prompt), cached, forwards
+            )
         finally:
-            if generation == self._generation:
-                self._kept[:] = ids[: scheduler.cached]
-        assert scheduler.done_reason is not None
-        yield DoneEvent(scheduler.done_reason, scheduler.generated, len(prompt), cached, forwards)
+            if scheduler is not None and self._guard.is_newest(number):
+                self._kept[:] = scheduler.ids[: scheduler.cached]
+            self._guard.end(number)
+        yield done
