@@ -223,7 +223,7 @@ def read_results(path: Path) -> list[Measured]:
     return rows
 
 
-def _command(
+def measure_command(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders.")],
     precision: Annotated[
         list[str] | None, typer.Option("--precision", "-p", help="Default: fp16, int8 and int4.")
@@ -274,7 +274,7 @@ def _command(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-app.command()(_command)
+app.command()(measure_command)
 
 
 if __name__ == "__main__":

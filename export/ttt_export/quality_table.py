@@ -143,7 +143,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _command(
+def table_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     folder: Annotated[Path, typer.Argument(help="Where rows are kept; table.md is written there.")],
     data: Annotated[Path | None, typer.Option(help="Corpus part `test` of the recipe.")] = None,
@@ -178,7 +178,7 @@ def _command(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-app.command()(_command)
+app.command()(table_command)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ _FILLERS = {
         "an onion", "a magazine",
     ],
 }  # fmt: skip
-_MORE_FILLERS = {
+MORE_FILLERS = {
     "place": [
         "albania", "cambodia", "cyprus", "ecuador", "ethiopia", "georgia", "guatemala", "honduras",
         "jordan", "latvia", "lebanon", "libya", "malaysia", "malta", "mongolia", "paraguay",
@@ -223,7 +223,7 @@ def near_questions() -> Iterator[str]:
 def more_near_questions() -> Iterator[str]:
     """Yield the wordings of the world about still more things that are not in it."""
     for wording, slot in _NEAR:
-        for filler in _MORE_FILLERS[slot]:
+        for filler in MORE_FILLERS[slot]:
             question = wording.replace("{}", filler)
             if _taken(question):
                 yield question

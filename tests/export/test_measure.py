@@ -29,11 +29,11 @@ def test_an_export_is_measured(tied, tmp_path):
 def test_a_measured_bundle_can_be_kept(tied, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
-    measure._command([tied], ["int8"], "cpu", tmp_path, None, kept)
+    measure.measure_command([tied], ["int8"], "cpu", tmp_path, None, kept)
     assert Bundle.open(kept / "tiny-tied-int8-cpu").config.precision == "int8"
     assert list(tmp_path.iterdir()) == [kept]
     with pytest.raises(ConfigError, match="tiny-tied-int8-cpu exists"):
-        measure._command([tied], ["int8"], "cpu", tmp_path, None, kept)
+        measure.measure_command([tied], ["int8"], "cpu", tmp_path, None, kept)
 
 
 def test_a_failed_export_says_why(tied, tmp_path):
@@ -52,7 +52,7 @@ def test_rows_that_are_there_are_not_measured_again(tied, tmp_path, monkeypatch,
     monkeypatch.setattr(measure, "measure_export", fake)
     results = tmp_path / "rows.jsonl"
     for kinds in (["int4"], ["int4", "int8"]):
-        measure._command([tied], kinds, "cpu", tmp_path, results)
+        measure.measure_command([tied], kinds, "cpu", tmp_path, results)
     assert done == ["int4", "int8"]
     assert [json.loads(line)["precision"] for line in results.read_text().splitlines()] == done
     assert capsys.readouterr().out.count("| tiny-tied | int8 cpu |") == 1

@@ -136,14 +136,14 @@ def test_the_table_goes_on_where_it_stopped(tied, tmp_path, monkeypatch, capsys)
         return real(checkpoint, variant, work, donor)
 
     monkeypatch.setattr(quality_table, "export_variant", counting)
-    quality_table._command(tied, tmp_path, None, 80, ["fp32"], True, 1)
-    quality_table._command(tied, tmp_path, None, 80, ["fp32", "int4 b32 rtn"], True, 1)
+    quality_table.table_command(tied, tmp_path, None, 80, ["fp32"], True, 1)
+    quality_table.table_command(tied, tmp_path, None, 80, ["fp32", "int4 b32 rtn"], True, 1)
     assert [name for name in made if name != "codec donor"] == ["fp32", "int4 b32 rtn"]
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["fp32", "int4 b32 rtn"]
     assert "100.00 %" in lines[2]
     with pytest.raises(ExportError, match="no row is called fp99"):
-        quality_table._command(tied, tmp_path, None, 80, ["fp99"], True, 1)
+        quality_table.table_command(tied, tmp_path, None, 80, ["fp99"], True, 1)
 
 
 def test_heard_rows_are_kept_and_shown(tied, tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_no_shuffle_is_a_held_out_question() -> None:
 
 def test_what_is_not_known_by_name_is_not_known_by_any_wording() -> None:
     known = {w for e in world.exchanges() if e.kind != "unknown" for w in e.question.split()}
-    for filler in (f for fillers in out_of_domain._MORE_FILLERS.values() for f in fillers):
+    for filler in (f for fillers in out_of_domain.MORE_FILLERS.values() for f in fillers):
         words = [w for w in filler.split() if w not in ("the", "a", "an", "my")]
         assert not set(words) <= known, filler
 

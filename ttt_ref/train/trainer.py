@@ -107,10 +107,10 @@ class Trainer:
         )
         result: dict[str, float] = {}
         with self._signals():
-            self._reset_figures()
+            self.reset_figures()
             elapsed, stop = self._agree()
             while not stop and not self.schedule.finished(self.step, elapsed):
-                self._train_step(elapsed)
+                self.train_step(elapsed)
                 elapsed, stop = self._agree()
                 self._after_step(elapsed)
                 if self._due(self.config.evaluation.every_steps):
@@ -156,7 +156,8 @@ class Trainer:
             )
             yield feed, number == count - 1
 
-    def _train_step(self, elapsed: float) -> None:
+    def train_step(self, elapsed: float) -> None:
+        """Take one optimizer step at a time of `elapsed` seconds of training."""
         rate = self.schedule.rate(self.step, elapsed)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -215,7 +216,8 @@ class Trainer:
         if timed or self._due(section.every_steps):
             self._save(elapsed)
 
-    def _reset_figures(self) -> None:
+    def reset_figures(self) -> None:
+        """Begin anew to add up what the next report says."""
         self.figures = torch.zeros(7, device=self.accelerator.device)
         self.tokens = 0
         self.gradient_norm = 0.0
@@ -242,7 +244,7 @@ class Trainer:
             f"speech {values['speech_cross_entropy']:.3f} "
             f"({100 * values['speech_accuracy']:.1f}%)  {values['tokens_per_s']:.0f} tokens/s",
         )
-        self._reset_figures()
+        self.reset_figures()
 
     def _evaluate(self) -> dict[str, float]:
         paused = time.monotonic()

@@ -61,15 +61,10 @@ class SpeechEngine:
         chunk_rows: int = 512,
         bundle: Bundle | None = None,
     ) -> None:
-        exactness_named(exactness)
-        if fast is not None and exactness != "fast":
-            raise ConfigError(f"fast options were given, but exactness is {exactness!r}")
+        self.choose(exactness, fast)
         self.runner = runner
         self.layout = layout
         self.bundle = bundle
-        self.exactness = exactness
-        self._options = (fast or Approximations()) if exactness == "fast" else EXACT
-        self._keep_cache = exactness != "reference"
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
         self._guard = GenerationGuard()
@@ -105,6 +100,21 @@ class SpeechEngine:
         runner = load_runner(bundle, device, threads=threads, capacity=capacity)
         layout = bundle.config.layout
         return cls(runner, layout, exactness=exactness, fast=fast, bundle=bundle)
+
+    def choose(self, exactness: Exactness, fast: Approximations | None = None) -> None:
+        """Choose the exactness of the next generations; see the class.
+
+        What is kept in the cache is right for every exactness but `reference`, which keeps none.
+
+        Raises:
+            ConfigError: an unknown exactness, or approximations without exactness `fast`.
+        """
+        exactness_named(exactness)
+        if fast is not None and exactness != "fast":
+            raise ConfigError(f"fast options were given, but exactness is {exactness!r}")
+        self.exactness = exactness
+        self._options = (fast or Approximations()) if exactness == "fast" else EXACT
+        self._keep_cache = exactness != "reference"
 
     def generate(
         self,

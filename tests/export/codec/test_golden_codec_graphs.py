@@ -111,7 +111,7 @@ def test_golden_codec_flow_graphs(flow_case: Path, decoders) -> None:
             feeds = {"x": want["z"], "t": np.zeros(1, np.float32), "mu": mu, "cond": cond}
             feeds["guidance"] = np.array([guidance], np.float32)
             feeds["speaker"] = speaker if guidance == 0.0 else np.zeros_like(speaker)
-            near(flow._velocity.run(feeds)[0], want[key], 1e-4)
+            near(flow.velocity.run(feeds)[0], want[key], 1e-4)
     mel = flow.solve(mu, known, want["z"], speaker)
     near(mel[:, :, known.shape[2] :], want["mel"], 5e-4)
 

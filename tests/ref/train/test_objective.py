@@ -121,7 +121,7 @@ def test_accumulation_averages_or_adds_up(
         objective={"accumulation": accumulation, "unmasked_audio_prob": 1.0},
     )
     trainer = Trainer(config)
-    trainer._reset_figures()
+    trainer.reset_figures()
     model = trainer.start.model
     seen: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(
@@ -135,7 +135,7 @@ def test_accumulation_averages_or_adds_up(
     )  # fmt: skip
     micro = [copy.next_batch() for _ in range(3)]
     total = sum(len(m) for m in micro)
-    trainer._train_step(0.0)
+    trainer.train_step(0.0)
     model.zero_grad()
     for part in micro:
         batch = pad(part, trainer.start.layout, "corrected")

@@ -114,7 +114,7 @@ def test_the_rest_after_the_last_sample_is_one_block(tiny_glm: TinyGlm, monkeypa
     for a in range(0, len(audio), 1_600):
         stream.push(audio[a : a + 1_600])
     calls = []
-    session = stream._session
+    session = stream.session
     real = session.run
     monkeypatch.setattr(session, "run", lambda *args: calls.append(1) or real(*args))
     assert len(stream.closed_ids) == 250
@@ -214,10 +214,10 @@ def test_a_chunk_of_a_minute_costs_no_more_than_an_early_one(tiny_glm: TinyGlm) 
         return Watched()
 
     flow, vocoder = decoder.flow, decoder.vocoder
-    flow._encoder = watched("encoder", flow._encoder)
-    flow._velocity = watched("velocity", flow._velocity)
-    vocoder._f0 = watched("f0", vocoder._f0)
-    vocoder._generator = watched("generator", vocoder._generator)
+    flow.encoder = watched("encoder", flow.encoder)
+    flow.velocity = watched("velocity", flow.velocity)
+    vocoder.f0 = watched("f0", vocoder.f0)
+    vocoder.generator = watched("generator", vocoder.generator)
     stream, tokens, work, kept = decoder.stream(), codes(750), [], []
     for a in range(0, 750, 25):
         given.clear()

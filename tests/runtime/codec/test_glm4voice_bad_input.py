@@ -97,9 +97,9 @@ class _NoGraph:
 
 
 def test_an_hour_of_audio_takes_the_memory_of_a_segment(tiny_glm: TinyGlm, monkeypatch) -> None:
-    params = tiny_glm.tokenizer._params
-    fake = _NoGraph(tiny_glm.tokenizer._session, params.layers, params.width)
-    monkeypatch.setattr(tiny_glm.tokenizer, "_session", fake)
+    params = tiny_glm.tokenizer.params
+    fake = _NoGraph(tiny_glm.tokenizer.session, params.layers, params.width)
+    monkeypatch.setattr(tiny_glm.tokenizer, "session", fake)
     stream = tiny_glm.tokenizer.stream()
     second = speechlike(30.0)
     tracemalloc.start()
@@ -221,7 +221,7 @@ def test_params_of_a_damaged_bundle_are_refused(tiny_glm: TinyGlm, change: dict)
 
 
 def test_tokenizer_params_are_checked_too(tiny_glm: TinyGlm) -> None:
-    good = tiny_glm.tokenizer._params
+    good = tiny_glm.tokenizer.params
     assert TokenizerParams.from_dict(good.to_dict()) == good
     for change in ({"layers": 0}, {"block_positions": 201}):
         with pytest.raises(BundleError):

@@ -9,7 +9,7 @@ import numpy as np
 from tests.runtime.decode.test_approximations import CONFIG, LAYOUT, MASK, blocks, run
 from tests.runtime.decode.test_engine import cases
 from tests.runtime.toy import LAYERS, Array, ToyModel, ToyRunner, oracle
-from ttt_runtime.decode.approximations import EXACT, Approximations
+from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.decode.engine import SpeechEngine
 from ttt_runtime.decode.events import SpeechEvent
 from ttt_runtime.decode.scheduler import State, Step
@@ -130,8 +130,7 @@ def test_rows_are_saved_and_the_next_turn_is_exact() -> None:
         follow_up = [*prompt, *ids, 4, 1, 2]
         if any(s.state is State.COMMIT for s in steps) and not LAYOUT.is_audio(ids[-1]):
             committed += 1
-            engine.exactness = "exact"
-            engine._options = EXACT  # the kept cache must now serve exact choices
+            engine.choose("exact")  # the kept cache must now serve exact choices
             assert engine.generate_ids(follow_up, SLOW) == oracle(model, follow_up, SLOW)
     assert saved > 0.3 * all_rows
     assert committed >= 3

@@ -121,7 +121,7 @@ class OrtGraph:
                     shape = tensor.resolve(dims)
                     address = addresses[tensor.name]
                     put(tensor.name, kind, index, _element(tensor), shape, address)
-        options = self._run_options(max(dims.get("Q", 0), dims.get("N", 0)))
+        options = self.run_options(max(dims.get("Q", 0), dims.get("N", 0)))
         name = self.spec.name
 
         def launch() -> None:
@@ -133,7 +133,8 @@ class OrtGraph:
 
         return launch
 
-    def _run_options(self, rows: int) -> Any:
+    def run_options(self, rows: int) -> Any:
+        """Return the options of a run of so many rows: which captured graph; None if none is."""
         if not self._captures:
             return None
         number = next(self._numbers) if rows <= CAPTURED_ROWS else MOST_CAPTURES + 1

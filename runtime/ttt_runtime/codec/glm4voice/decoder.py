@@ -44,13 +44,13 @@ class Flow:
     def __init__(
         self, encoder: GraphSession, velocity: GraphSession, params: DecoderParams
     ) -> None:
-        self._encoder, self._velocity = encoder, velocity
+        self.encoder, self.velocity = encoder, velocity
         self.params = params
 
     def means(self, tokens: Codes, source_index: NDArray[np.int64]) -> Float32:
         """Return mu [1, 80, F] of tokens [S] and the token of each frame [F]."""
         feeds = {"tokens": tokens[None], "source_index": source_index}
-        mu: Float32 = self._encoder.run(feeds)[0]
+        mu: Float32 = self.encoder.run(feeds)[0]
         return mu
 
     def solve(
@@ -76,7 +76,7 @@ class Flow:
         }
 
         def velocity(x: Float32, t: np.float32) -> Float32:
-            v: Float32 = self._velocity.run({"x": x, "t": np.array([t]), **fixed})[0]
+            v: Float32 = self.velocity.run({"x": x, "t": np.array([t]), **fixed})[0]
             return v
 
         return solve(velocity, noise, self.params.steps, self.params.solver)
@@ -180,8 +180,8 @@ class Glm4VoiceDecoder:
         params = replace(self.params, **options)
         flow, vocoder = self.flow, self.vocoder
         return Glm4VoiceDecoder(
-            Flow(flow._encoder, flow._velocity, params),
-            Vocoder(vocoder._f0, vocoder._generator, params),
+            Flow(flow.encoder, flow.velocity, params),
+            Vocoder(vocoder.f0, vocoder.generator, params),
         )
 
     def decode(self, codes: Codes) -> Audio:

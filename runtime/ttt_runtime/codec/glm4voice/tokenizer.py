@@ -56,7 +56,7 @@ class Glm4VoiceTokenizerStream:
     """One recording on its way through the tokenizer: 16 kHz audio in, final tokens out."""
 
     def __init__(self, session: GraphSession, params: TokenizerParams) -> None:
-        self._session, self._params = session, params
+        self.session, self.params = session, params
         self._block_frames = 2 * params.block_positions
         self._segment_samples = params.segment_positions * SAMPLES_PER_POSITION
         self._token_samples = params.pool_positions * SAMPLES_PER_POSITION
@@ -124,7 +124,7 @@ class Glm4VoiceTokenizerStream:
             begin = max(0, have - 3)
             piece = self._audio[begin * HOP : (ready - 1) * HOP + N_FFT // 2]
             padded = np.pad(piece, (0, -len(piece) % HOP + N_FFT))
-            fresh = log10_mel(padded, self._params.mel_bins)
+            fresh = log10_mel(padded, self.params.mel_bins)
             self._append(fresh[:, have - begin : ready - begin])
         if self._samples - self._peak_sample >= SETTLE_SAMPLES:
             self._drop_changed()
@@ -156,7 +156,7 @@ class Glm4VoiceTokenizerStream:
             "past_valid": np.ones(first, bool),
             "new_valid": np.arange(count) < (valid_frames + 1) // 2,
         }
-        ids, *new = self._session.run(feeds | self._cache.feeds(first))
+        ids, *new = self.session.run(feeds | self._cache.feeds(first))
         self._cache.write(first, new)
         self._blocks.append((ids[0], self._peak - RANGE_LOG10))
 
@@ -166,7 +166,7 @@ class Glm4VoiceTokenizerStream:
         padded = samples + -samples % self._token_samples
         self._audio[samples:padded] = 0.0
         begin = max(0, self._frames - 3)
-        rest = log10_mel(self._audio[begin * HOP : padded], self._params.mel_bins)
+        rest = log10_mel(self._audio[begin * HOP : padded], self.params.mel_bins)
         self._append(rest[:, self._frames - begin :])
         self._drop_changed()
         valid = -(-samples // HOP)
@@ -184,7 +184,7 @@ class Glm4VoiceTokenizer:
     sample_rate_hz = RATE_HZ
 
     def __init__(self, session: GraphSession, params: TokenizerParams) -> None:
-        self._session, self._params = session, params
+        self.session, self.params = session, params
         self.num_codes = params.num_codes
         self.frame_rate_hz = RATE_HZ / (params.pool_positions * SAMPLES_PER_POSITION)
 
@@ -196,13 +196,13 @@ class Glm4VoiceTokenizer:
         """Return the tokens int64 [S] of audio float32 [T]; memory is that of one segment."""
         audio = checked(audio)
         stream = self.stream()
-        segment = self._params.segment_positions * SAMPLES_PER_POSITION
+        segment = self.params.segment_positions * SAMPLES_PER_POSITION
         parts = [stream.push_segment(audio[a : a + segment]) for a in range(0, len(audio), segment)]
         return np.concatenate([NO_IDS, *parts])
 
     def stream(self) -> Glm4VoiceTokenizerStream:
         """Begin a recording that arrives in pieces."""
-        return Glm4VoiceTokenizerStream(self._session, self._params)
+        return Glm4VoiceTokenizerStream(self.session, self.params)
 
 
 def checked(audio: Audio) -> Audio:

@@ -36,18 +36,18 @@ class Vocoder:
     """The two vocoder graphs and the excitation between them."""
 
     def __init__(self, f0: GraphSession, generator: GraphSession, params: DecoderParams) -> None:
-        self._f0, self._generator = f0, generator
+        self.f0, self.generator = f0, generator
         self.params = params
         self.source = HarmonicSource(params)
 
     def pitch(self, mel: Float32) -> Float32:
         """Return Hz a frame [F] of mel [1, 80, F]."""
-        hz: Float32 = self._f0.run({"mel": mel})[0][0]
+        hz: Float32 = self.f0.run({"mel": mel})[0][0]
         return hz
 
     def generate(self, mel: Float32, source: Float32) -> Float32:
         """Return audio [T] of mel [1, 80, F] and excitation [T]."""
-        audio: Float32 = self._generator.run({"mel": mel, "source": source[None, None]})[0][0]
+        audio: Float32 = self.generator.run({"mel": mel, "source": source[None, None]})[0][0]
         return audio
 
 

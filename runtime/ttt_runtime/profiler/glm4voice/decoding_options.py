@@ -107,7 +107,7 @@ class Inputs:
 
     def batched(self, decoder: Glm4VoiceDecoder) -> Float32:
         """Evaluate both rows in one call."""
-        velocity: Float32 = decoder.flow._velocity.run(self.row | {"guidance": self.guidance})[0]
+        velocity: Float32 = decoder.flow.velocity.run(self.row | {"guidance": self.guidance})[0]
         return velocity
 
     def apart(self, single: GraphSession) -> Float32:

@@ -147,11 +147,11 @@ def test_small_forwards_are_captured_and_large_ones_are_not(tmp_path: Path) -> N
     graph = OrtGraph.__new__(OrtGraph)
     graph.__init__(SimpleNamespace(), MEMORY, captures=True)  # type: ignore[misc, arg-type]
     chosen = [
-        graph._run_options(rows).get_run_config_entry("gpu_graph_id")
+        graph.run_options(rows).get_run_config_entry("gpu_graph_id")
         for rows in (1, 27, CAPTURED_ROWS + 1, 1)
     ]
     assert chosen == ["1", "2", "-1", "3"]
-    assert OrtGraph(SimpleNamespace(), MEMORY)._run_options(1) is None  # type: ignore[arg-type]
+    assert OrtGraph(SimpleNamespace(), MEMORY).run_options(1) is None  # type: ignore[arg-type]
 
 
 def test_caches_that_cannot_lie_on_a_device() -> None:
