@@ -176,6 +176,7 @@ def config_extra() -> dict[str, Any]:
             "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},
             "transcript_first": True,
             "working_mark": arithmetic.MARK,
+            "single_turn": True,
         },
     }
 

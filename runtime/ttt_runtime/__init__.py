@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ttt_ref.offline import disable_telemetry
+
+disable_telemetry()  # before anything can import onnxruntime
+
 if TYPE_CHECKING:
     from ttt_runtime.bundle.folder import Bundle as Bundle
     from ttt_runtime.decode.engine import SpeechEngine as SpeechEngine

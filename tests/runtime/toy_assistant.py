@@ -58,8 +58,23 @@ class ToneTokenizer:
         loudness = np.abs(padded.reshape(frames, FRAME_SAMPLES)).mean(1)
         return np.minimum(loudness * CODES, CODES - 1).astype(np.int64)
 
-    def stream(self) -> None:
-        raise NotImplementedError
+    def stream(self) -> ToneTokenizerStream:
+        return ToneTokenizerStream(self)
+
+
+class ToneTokenizerStream:
+    def __init__(self, tokenizer: ToneTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._rest = np.zeros(0, np.float32)
+
+    def push(self, audio: Audio) -> Codes:
+        audio = np.concatenate([self._rest, audio])
+        whole = len(audio) // FRAME_SAMPLES * FRAME_SAMPLES
+        self._rest = audio[whole:]
+        return self._tokenizer.encode(audio[:whole])
+
+    def finish(self) -> Codes:
+        return self._tokenizer.encode(self._rest)
 
 
 class ToneDecoder:
@@ -101,13 +116,14 @@ def toy_assistant(
     tasks: tuple[str, ...] = ("answer", "transcribe", "speak"),
     transcript_first: bool = False,
     working_mark: str = "",
+    single_turn: bool = False,
     runner: ToyRunner | None = None,
     config: GenerationConfig = CONFIG,
 ) -> Assistant:
     """Random weights whose taste for begin and end tokens makes it speak."""
     layout = byte_layout()
     runner = runner or ToyRunner(ToyModel(layout, seed, taste=8.0), capacity=2048)
-    prompts = Prompts({task: task for task in tasks}, transcript_first, working_mark)
+    prompts = Prompts({task: task for task in tasks}, transcript_first, working_mark, single_turn)
     builder = PromptBuilder(byte_tokenizer(), layout, prompts)
     engine = SpeechEngine(runner, layout)
     return Assistant(engine, builder, ToneTokenizer(), ToneDecoder(), config)

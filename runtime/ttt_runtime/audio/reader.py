@@ -111,6 +111,18 @@ def read_audio(
         return _read(file, str(path), sample_rate_hz, max_seconds, hear)
 
 
+def read_sound(
+    file: BinaryIO | Any,
+    name: str,
+    tokenizer: SpeechTokenizer,
+    *,
+    max_seconds: float = MAX_SECONDS,
+) -> Recording:
+    """Read an opened file that can be sought in; see `read_question`. `name` is for errors."""
+    hear: Hear | None = getattr(tokenizer, "hear", None)
+    return _read(file, name, tokenizer.sample_rate_hz, max_seconds, hear)
+
+
 def _copy_stdin(copy: Any) -> None:
     if sys.stdin is None or sys.stdin.isatty():
         raise AudioError("stdin is a terminal; pipe a sound file into it, or give a path")

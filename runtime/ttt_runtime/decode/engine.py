@@ -20,7 +20,14 @@ from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, 
 from ttt_runtime.decode.events import AnyEvent, DoneEvent
 from ttt_runtime.decode.guard import GenerationGuard
 from ttt_runtime.decode.sampler import Sampler
-from ttt_runtime.decode.scheduler import PlanPasses, Scheduler, State, Step, open_run_start
+from ttt_runtime.decode.scheduler import (
+    PlanPasses,
+    Scheduler,
+    State,
+    Step,
+    chunk_stop,
+    open_run_start,
+)
 
 # Called after every forward with the step and its begin and end (perf_counter_ns).
 Observer = Callable[[Step, int, int], None]
@@ -49,6 +56,8 @@ class SpeechEngine:
             cache and gives the same ids; `fast` allows the approximations in `fast`.
         fast: which approximations `fast` uses (default: those of `Approximations()`).
         chunk_rows: rows of one prefill forward, about; bounds memory and cancellation time.
+        interleaved: generations may take turns, an event at a time and in one thread. One that
+            goes on computes again what of its rows the others overwrote; its ids stay the same.
     """
 
     def __init__(
@@ -60,11 +69,13 @@ class SpeechEngine:
         fast: Approximations | None = None,
         chunk_rows: int = 512,
         bundle: Bundle | None = None,
+        interleaved: bool = False,
     ) -> None:
         self.choose(exactness, fast)
         self.runner = runner
         self.layout = layout
         self.bundle = bundle
+        self.interleaved = interleaved
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
         self._guard = GenerationGuard()
@@ -235,6 +246,17 @@ class SpeechEngine:
             self._unconditional_row = row.copy()
         return self._unconditional_row
 
+    def _restore(self, scheduler: Scheduler) -> None:
+        """Compute a generation's rows again, as far as others overwrote them."""
+        ids = scheduler.ids[: scheduler.cached]
+        start = self._reusable(scheduler.ids[: scheduler.cached + 1])
+        del self._kept[start:]
+        while start < len(ids):
+            stop = chunk_stop(ids, start, self._chunk_rows, self.layout.audio_start)
+            self.runner.forward(ids[start:stop], start)
+            start = stop
+        self._kept[:] = ids
+
     def _run(
         self,
         prompt: list[int],
@@ -268,6 +290,9 @@ class SpeechEngine:
                 if cancel is not None and cancel.is_set():
                     scheduler.stop("cancelled")
                     break
+                if not self._guard.is_newest(number):  # only where generations take turns
+                    number = self._guard.begin()
+                    self._restore(scheduler)
                 begin_ns = perf_counter_ns()
                 if step.order:
                     row_ids = [ids[position] for position in step.order]
@@ -286,8 +311,13 @@ class SpeechEngine:
                 if observer is not None:
                     observer(step, begin_ns, end_ns)
                 if event is not None:
+                    if self.interleaved:
+                        self._kept[:] = ids[: scheduler.cached]
                     yield event
-                    self._guard.go_on(number)
+                    if not self.interleaved or self._guard.is_newest(number):
+                        self._guard.go_on(number)
+                    else:
+                        scheduler.forget_open_rows()
             assert scheduler.done_reason is not None
             done = DoneEvent(
                 scheduler.done_reason, scheduler.generated, len(prompt), cached, forwards

@@ -231,6 +231,10 @@ class Scheduler:
             del self.ids[self._block_start :]
         self._finish(reason)
 
+    def forget_open_rows(self) -> None:
+        """Take note that the cache lost every row of the open span; `cached` are there again."""
+        self._delayed = []
+
     def _finish(self, reason: DoneReason) -> None:
         self._state = State.DONE
         self.done_reason = reason

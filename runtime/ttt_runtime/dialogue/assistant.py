@@ -116,13 +116,22 @@ class Assistant:
         threads: int | None = None,
         verify: Verify = "auto",
         overlap: bool = False,
+        interleaved: bool = False,
     ) -> Assistant:
-        """Load model, codec and prompts of a bundle; `preset` None takes its first preset."""
+        """Load model, codec and prompts of a bundle.
+
+        Args:
+            path, device, exactness, fast, threads, verify: see `SpeechEngine.from_bundle`.
+            preset: generation options by name; None takes the bundle's first.
+            overlap: see the class.
+            interleaved: turns may take turns, see `SpeechEngine`.
+        """
         bundle = Bundle.open(path, verify)
         config = pick_preset(bundle, preset)
         engine = SpeechEngine.from_bundle(
             bundle, device, exactness, fast=fast, threads=threads, verify=verify
         )
+        engine.interleaved = interleaved
         prompts = PromptBuilder.from_bundle(bundle)
         tokenizer, decoder = load_codec(bundle, device, threads=threads)
         return cls(engine, prompts, tokenizer, decoder, config, overlap=overlap)
@@ -161,6 +170,30 @@ class Assistant:
         if not content:
             raise ConfigError("there is no text to speak; give at least one word")
         return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
+
+    def respond(
+        self,
+        task: Task,
+        content: Sequence[int],
+        *,
+        history: Sequence[int] = (),
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        speak: bool = True,
+    ) -> Iterator[Part]:
+        """Answer a turn whose ids are there already: encoded while it was spoken, or typed.
+
+        Args:
+            task: answer or transcribe.
+            content: ids of the user's turn (`PromptBuilder.speech`, `encode_plain`); none is
+                silence.
+            history, seed, cancel, speak: see `answer`.
+        """
+        self.prompts.prompts.system_text(task)
+        speak = speak and task != "transcribe"
+        if content:
+            return self._turn(task, content, history, Timeline(), seed, cancel, speak=speak)
+        return self._heard_nothing(task, history, Timeline(), seed, cancel, speak=speak)
 
     def interrupt(self, reply: Reply, played_seconds: float) -> Heard:
         """Cut a turn, and the cache, to what was heard of it.
@@ -266,7 +299,8 @@ class Assistant:
         *,
         speak: bool,
     ) -> Iterator[Part]:
-        before = list(history) or self.prompts.conversation(task)
+        known = () if self.prompts.prompts.single_turn else history
+        before = list(known) or self.prompts.conversation(task)
         prompt = before + self.prompts.user_turn(content)
         voice = None
         if speak and self.decoder is not None:

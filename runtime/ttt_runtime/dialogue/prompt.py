@@ -33,27 +33,33 @@ class Prompts:
 
     `working_mark`: what follows this character on the transcript's line is the model's own note,
     such as a written-out reckoning; it is neither heard nor said. Empty: there is none.
+
+    `single_turn`: the model has learnt questions without anything before them; it gets no history.
     """
 
     system: Mapping[str, str] = field(default_factory=dict)
     transcript_first: bool = False
     working_mark: str = ""
+    single_turn: bool = False
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Prompts:
         """Read the table; BundleError on a wrong type or an unknown key."""
-        unknown = data.keys() - {"system", "transcript_first", "working_mark"}
+        unknown = data.keys() - {"system", "transcript_first", "working_mark", "single_turn"}
         system = data.get("system", {})
         first = data.get("transcript_first", False)
         mark = data.get("working_mark", "")
+        single = data.get("single_turn", False)
         texts = isinstance(system, dict) and all(isinstance(t, str) for t in system.values())
         marks = isinstance(mark, str) and len(mark) <= 1 and mark != "\n"
-        if unknown or not texts or not isinstance(first, bool) or not marks:
+        flags = isinstance(first, bool) and isinstance(single, bool)
+        if unknown or not texts or not flags or not marks:
             raise BundleError(
                 "the bundle's prompts must hold system (task -> text), transcript_first "
-                f"(true or false) and working_mark (a character or none), not {dict(data)!r:.80}"
+                "and single_turn (true or false) and working_mark (a character or none), not "
+                f"{dict(data)!r:.80}"
             )
-        return cls(dict(system), first, mark)
+        return cls(dict(system), first, mark, single)
 
     def system_text(self, task: Task) -> str:
         """Return the system text of a task; BundleError if the model was not made for it."""
@@ -87,7 +93,7 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Tokenizer, layout: TokenLayout, prompts: Prompts) -> None:
         self._tokenizer = tokenizer
-        self._layout = layout
+        self.layout = layout
         self.prompts = prompts
         self._control_ids = frozenset(
             (layout.im_start_id, layout.im_end_id, *layout.begin_ids, layout.end_of_audio_id)
@@ -129,14 +135,14 @@ class PromptBuilder:
         """
         ids = self.encode(text)
         for token_id in ids:
-            if token_id >= self._layout.audio_start or token_id in self._control_ids:
+            if token_id >= self.layout.audio_start or token_id in self._control_ids:
                 token = self._tokenizer.id_to_token(token_id)
                 raise ConfigError(f"the text contains the control token {token}; leave it out")
         return ids
 
     def speech(self, codes: Iterable[int]) -> list[int]:
         """Return the content ids of the user's speech, from codes [S]."""
-        layout = self._layout
+        layout = self.layout
         ids = [layout.code_to_id(int(code)) for code in codes]
         return [layout.begin_of_audio_id, *ids, layout.end_of_audio_id]
 
@@ -150,17 +156,17 @@ class PromptBuilder:
 
     def end_of_answer(self, answer: Sequence[int]) -> list[int]:
         """Return what must follow an answer's ids before the next turn."""
-        closed = bool(answer) and answer[-1] == self._layout.im_end_id
-        return ([] if closed else [self._layout.im_end_id]) + self._newline
+        closed = bool(answer) and answer[-1] == self.layout.im_end_id
+        return ([] if closed else [self.layout.im_end_id]) + self._newline
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the text ids among `ids`, control tokens and speech left out."""
-        kept = [i for i in ids if i < self._layout.audio_start and i not in self._control_ids]
+        kept = [i for i in ids if i < self.layout.audio_start and i not in self._control_ids]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
         return text
 
     def _turn(self, role: str, content: Sequence[int]) -> list[int]:
-        return [*self._headers[role], *content, self._layout.im_end_id, *self._newline]
+        return [*self._headers[role], *content, self.layout.im_end_id, *self._newline]
 
     def _header(self, role: str) -> list[int]:
-        return [self._layout.im_start_id, *self.encode(role), *self._newline]
+        return [self.layout.im_start_id, *self.encode(role), *self._newline]

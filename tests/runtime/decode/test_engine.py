@@ -192,6 +192,36 @@ def test_an_older_generation_may_not_go_on() -> None:
         next(old)
 
 
+def test_generations_that_take_turns_give_the_ids_that_each_gives_alone() -> None:
+    rng = np.random.default_rng(5)
+    long_ones = [c for c in cases(60) if len(oracle(*c)) > 12]
+    for exactness in ("exact", "reference"):
+        for model, prompt, config in long_ones[:6]:
+            other = [*prompt[:-1], 1, 2]  # shares a beginning with the first
+            engine = SpeechEngine(ToyRunner(model), LAYOUT, exactness=exactness, interleaved=True)
+            prompts = [prompt, other, prompt]
+            running = {n: engine.generate(p, config) for n, p in enumerate(prompts)}
+            got: list[list[int]] = [[] for _ in prompts]
+            while running:
+                number = int(rng.choice(list(running)))
+                event = next(running[number], None)
+                if event is None:
+                    del running[number]
+                else:
+                    got[number].extend(event.ids)
+            assert got == [oracle(model, p, config) for p in prompts]
+
+
+def test_a_cut_of_the_cache_between_two_events_changes_no_id_of_who_takes_turns() -> None:
+    model, prompt, config = next(c for c in cases(60) if len(oracle(*c)) > 12)
+    engine = SpeechEngine(ToyRunner(model), LAYOUT, interleaved=True)
+    ids: list[int] = []
+    for event in engine.generate(prompt, config):
+        ids.extend(event.ids)
+        engine.truncate(len(ids) % 7)
+    assert ids == oracle(model, prompt, config)
+
+
 def test_divisibility_is_an_error_only_when_a_span_starts() -> None:
     bad = GenerationConfig(
         max_gen_len=12, diffusion_steps=3, diffusion_gen_length=9, block_length=4

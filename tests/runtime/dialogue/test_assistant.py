@@ -188,3 +188,23 @@ def test_bundles_without_a_codec_or_with_an_unknown_one(tmp_path: Path) -> None:
     other = write_toy(tmp_path / "b", codec=CodecEntry("mp3"))
     with pytest.raises(BundleError, match="codec of type 'mp3'"):
         load_codec(Bundle.open(other))
+
+
+def test_a_turn_of_ids_is_answered_as_the_sound_that_they_were_made_of() -> None:
+    assistant = toy_assistant()
+    assert assistant.tokenizer is not None
+    text, audio, reply = collect(assistant.answer(TONE))
+    content = assistant.prompts.speech(assistant.tokenizer.encode(TONE).tolist())
+    again_text, again_audio, again = collect(assistant.respond("answer", content))
+    assert (again_text, again.history) == (text, reply.history)
+    np.testing.assert_array_equal(again_audio, audio)
+    nothing = collect(assistant.respond("answer", []))[2]
+    assert (nothing.text, nothing.reason) == (HEARD_NOTHING, "silence")
+
+
+def test_a_model_of_single_turns_gets_no_history() -> None:
+    """The shipped model, which has learnt lone questions, answered every second turn with noise."""
+    assistant = toy_assistant(single_turn=True)
+    first = collect(assistant.answer(TONE))[2]
+    second = collect(assistant.answer(TONE, history=first.history))[2]
+    assert second.history == first.history

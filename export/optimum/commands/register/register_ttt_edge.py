@@ -3,6 +3,8 @@
 `optimum` is a namespace package without __init__ files; none may be added here.
 """
 
+import ttt_ref  # noqa: F401 (turns telemetry off before optimum imports what would send it)
+
 try:
     from optimum.commands.export.base import ExportCommand
 

@@ -1,0 +1,1 @@
+"""The server: HTTP in OpenAI's form, Realtime over WebSocket, Wyoming, and a web page."""

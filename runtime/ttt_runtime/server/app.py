@@ -1,0 +1,43 @@
+"""The HTTP application: routes behind the gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+from ttt_runtime.server.errors import ApiError
+from ttt_runtime.server.middleware import Gate, error_response
+from ttt_runtime.server.realtime.endpoint import realtime
+from ttt_runtime.server.routes import chat, health, speech, transcriptions
+from ttt_runtime.server.state import ServerState
+
+
+def build_app(state: ServerState) -> Gate:
+    """Return the application of one server."""
+    routes = [
+        Route("/health", health.health),
+        Route("/health/ready", health.ready),
+        Route("/metrics", health.metrics),
+        Route("/v1/models", health.models),
+        Route("/v1/models/{name:path}", health.model),
+        Route("/v1/audio/speech", speech.speech, methods=["POST"]),
+        Route("/v1/audio/transcriptions", transcriptions.transcriptions, methods=["POST"]),
+        Route("/v1/chat/completions", chat.chat, methods=["POST"]),
+        Route("/v1/profile", health.profile),
+        WebSocketRoute("/v1/realtime", realtime),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _http_error}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.server = state
+    return Gate(app, state)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Tell the framework's own errors (no such path, a wrong method) in the API's form."""
+    message = f"{request.method} {request.url.path!r:.120}: {error.detail}".replace("\n", " ")
+    return error_response(ApiError(message, status=error.status_code))

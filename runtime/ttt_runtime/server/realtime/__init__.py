@@ -1,0 +1,1 @@
+"""OpenAI's Realtime protocol over WebSocket, in its generally available form."""

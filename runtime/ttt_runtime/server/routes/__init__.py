@@ -1,0 +1,1 @@
+"""The HTTP routes, in the form of OpenAI's API."""

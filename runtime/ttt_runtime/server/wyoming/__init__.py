@@ -1,0 +1,1 @@
+"""Wyoming, the protocol of Home Assistant's voice: speech to text and text to speech over TCP."""
