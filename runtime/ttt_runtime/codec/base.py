@@ -24,6 +24,12 @@ class TokenizerStream(Protocol):
     def finish(self) -> Codes:
         """End the utterance; return the remaining codes int64 [s]."""
 
+    def fork(self) -> TokenizerStream:
+        """Return a copy that may be finished while this one goes on.
+
+        The copy must have been finished, or forgotten, before this stream is used again.
+        """
+
 
 class SpeechTokenizer(Protocol):
     """Turns audio into speech tokens (codes 0 .. num_codes-1)."""

@@ -29,6 +29,7 @@ when its last would have been played; who computes only when the turn is over ig
 
 from __future__ import annotations
 
+from ttt_runtime.audio.voice_frame import VoiceFrame
 from ttt_runtime.dialogue.turn_events import (
     Abandon,
     Abandoned,
@@ -46,7 +47,6 @@ from ttt_runtime.dialogue.turn_events import (
     Unduck,
 )
 from ttt_runtime.dialogue.turn_settings import TurnSettings, reads_complete
-from ttt_runtime.dialogue.voice_frame import VoiceFrame
 
 _FORGIVEN_FRAMES = 1  # frames in a row that may fall below the threshold within an onset
 

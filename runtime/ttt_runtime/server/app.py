@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from ttt_runtime.server.errors import ApiError
+from ttt_ref.errors import TttError
+from ttt_runtime.server.errors import ApiError, as_api_error
 from ttt_runtime.server.middleware import Gate, error_response
 from ttt_runtime.server.realtime.endpoint import realtime
 from ttt_runtime.server.routes import chat, health, speech, transcriptions
@@ -31,10 +32,24 @@ def build_app(state: ServerState) -> Gate:
         Route("/v1/profile", health.profile),
         WebSocketRoute("/v1/realtime", realtime),
     ]
-    handlers: dict[Any, Any] = {HTTPException: _http_error}
+    handlers: dict[Any, Any] = {
+        HTTPException: _http_error,
+        TttError: _own_error,
+        TimeoutError: _too_slow,
+        Exception: _own_error,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.server = state
     return Gate(app, state)
+
+
+async def _own_error(request: Request, error: Exception) -> Response:
+    """Tell an error of ours as it is, and of a defect (which is logged) no details."""
+    return error_response(as_api_error(error))
+
+
+async def _too_slow(request: Request, error: Exception) -> Response:
+    return error_response(ApiError("the body of the request comes too slowly", status=408))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""The user's speech on its way in: encoded while it is spoken. For the engine's thread only."""
+"""The user's speech on its way in: encoded while it is spoken. For the ears' thread only."""
 
 from __future__ import annotations
 
@@ -60,9 +60,15 @@ class Utterances:
 
     def take(self) -> Utterance:
         """End the utterance."""
-        seconds = self.seconds
-        self._codes += self._stream.finish().tolist()
-        is_silent = not self._high - self._low >= 2 * SILENCE_PEAK
-        codes = () if is_silent else tuple(self._codes)
+        utterance = self._ended(self._stream)
         self.clear()
-        return Utterance(codes, seconds)
+        return utterance
+
+    def so_far(self) -> Utterance:
+        """Return the utterance as if it ended here; it may go on."""
+        return self._ended(self._stream.fork())
+
+    def _ended(self, stream: TokenizerStream) -> Utterance:
+        codes = [*self._codes, *stream.finish().tolist()]
+        is_silent = not self._high - self._low >= 2 * SILENCE_PEAK
+        return Utterance(() if is_silent else tuple(codes), self.seconds)

@@ -94,10 +94,6 @@ class Gate:
 
         try:
             await self._app(scope, bounded_receive, marked_send)
-        except TimeoutError:
-            if not started:
-                slow = ApiError("the body of the request comes too slowly", status=408)
-                await _refuse(scope, receive, send, slow)
         except Exception as error:
             told = as_api_error(error)
             if told.status == 500:

@@ -32,5 +32,5 @@ async def heard(service: EngineService, audio: Audio, max_seconds: float) -> Utt
     step = tokenizer.sample_rate_hz
     for start in range(0, len(audio), step):
         piece = audio[start : start + step]
-        await service.call(lambda piece=piece: utterances.push(piece))  # type: ignore[misc]
-    return await service.call(utterances.take)
+        await service.hear(lambda piece=piece: utterances.push(piece))  # type: ignore[misc]
+    return await service.hear(utterances.take)

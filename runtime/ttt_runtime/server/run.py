@@ -19,6 +19,7 @@ from ttt_runtime.server.metrics import Metrics
 from ttt_runtime.server.notify import notify, watchdog_seconds
 from ttt_runtime.server.options import ServerOptions
 from ttt_runtime.server.protocols import GuardedWebSocket, http_protocol
+from ttt_runtime.server.recordings import heard
 from ttt_runtime.server.routes.health import STUCK_SECONDS
 from ttt_runtime.server.security import Guard
 from ttt_runtime.server.service import EngineService
@@ -103,9 +104,12 @@ async def _warm_up(state: ServerState) -> None:
     assert assistant.tokenizer is not None
     rate_hz = assistant.tokenizer.sample_rate_hz
     hiss = np.random.default_rng(0).normal(0.0, 0.05, rate_hz).astype(np.float32)
-    turn = state.service.turn(lambda cancel: assistant.answer(hiss, cancel=cancel))
     try:
-        await turn.drain()
+        utterance = await heard(state.service, hiss, 1.0)
+        content = assistant.prompts.speech(utterance.codes)
+        await state.service.turn(
+            lambda cancel: assistant.respond("answer", content, cancel=cancel)
+        ).drain()
         await state.service.call(assistant.engine.reset)
     except Exception:
         logger.exception("the warm-up answer failed; this server is not ready")

@@ -1,8 +1,11 @@
-"""The engine's own thread, and how the event loop asks it for work.
+"""The engine's own thread, its ears beside it, and how the event loop asks them for work.
 
 Nothing of the model runs on the event loop. All work goes through one thread, a step at a time:
 `fairness.pick` says whose. A turn is a generator of parts; what it yields is handed to the loop,
 where its client takes it at its own pace.
+
+Speech is judged and encoded in a second thread: the codec's graphs are not the engine's, and who
+speaks must not wait for who is answered.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import itertools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -165,6 +169,7 @@ class EngineService:
         self._stopping = False
         self._step_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="ttt-engine", daemon=True)
+        self._ears = ThreadPoolExecutor(1, "ttt-ears")
 
     def start(self) -> None:
         """Begin to compute."""
@@ -180,6 +185,7 @@ class EngineService:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
+        self._ears.shutdown(cancel_futures=True)
 
     @property
     def waiting(self) -> int:
@@ -201,6 +207,14 @@ class EngineService:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._put(_Call(Claim(next(self._numbers), small=True), work, future))
         return await future
+
+    async def hear(self, work: Callable[[], T]) -> T:
+        """Run a piece of listening in the ears' thread and return its result.
+
+        Raises:
+            what `work` raises.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._ears, work)
 
     def turn(self, begin: Begin, *, watch: Callable[[Part], None] | None = None) -> Turn:
         """Put a turn into the queue.

@@ -150,6 +150,13 @@ class BuiltinTokenizerStream:
         total = self._first + -(-samples // p.code_samples)
         return self._encode(total, total)
 
+    def fork(self) -> BuiltinTokenizerStream:
+        """Return a copy that may be finished while this one goes on; it shares the audio."""
+        copy = BuiltinTokenizerStream(self._tokenizer)
+        copy.__dict__.update(self.__dict__)
+        copy._pieces = list(self._pieces)
+        return copy
+
     def _append(self, audio: Audio) -> None:
         self._pieces.append(audio)
         self._waiting += len(audio)

@@ -106,6 +106,18 @@ class Glm4VoiceTokenizerStream:
         self._finished = True
         return self._close_segment() if self._samples else NO_IDS
 
+    def fork(self) -> Glm4VoiceTokenizerStream:
+        """Return a copy that may be finished while this one goes on.
+
+        It shares the buffers and writes only behind what this stream has filled of them, but for
+        blocks that a changed floor makes it encode again. This stream drops the same blocks
+        before its own tokens are final: its floor is never lower than the copy's was.
+        """
+        copy = object.__new__(Glm4VoiceTokenizerStream)
+        copy.__dict__.update(self.__dict__)
+        copy._blocks = list(self._blocks)
+        return copy
+
     def _append(self, frames: NDArray[np.float64]) -> None:
         count = frames.shape[1]
         if not count:

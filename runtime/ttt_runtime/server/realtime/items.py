@@ -104,4 +104,4 @@ async def encode(
             raise ApiError(f"input_audio is longer than {max_seconds:g} s", param="item.content")
         return utterances.take()
 
-    return await service.call(work)
+    return await service.hear(work)

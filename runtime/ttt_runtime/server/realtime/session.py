@@ -9,36 +9,33 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from threading import Event
-from time import monotonic
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from ttt_runtime.dialogue.assistant import Part
+from ttt_runtime.audio.voice_activity import SileroDetector
 from ttt_runtime.server.audio_formats import InputAudio
-from ttt_runtime.server.conversation import MOST_ITEMS, Conversation, Item, cut_item, prompt_of
+from ttt_runtime.server.conversation import MOST_ITEMS, Conversation, Item
 from ttt_runtime.server.errors import ApiError, as_api_error
 from ttt_runtime.server.ids import new_id
-from ttt_runtime.server.listening import Utterance, Utterances
+from ttt_runtime.server.listening import Utterances
 from ttt_runtime.server.options import Limits
+from ttt_runtime.server.realtime.answers import Answers
+from ttt_runtime.server.realtime.ears import Ears
 from ttt_runtime.server.realtime.items import read_item
 from ttt_runtime.server.realtime.outbox import Outbox
-from ttt_runtime.server.realtime.response import Listeners, Plan, Response
 from ttt_runtime.server.realtime.settings import Settings
-from ttt_runtime.server.realtime.transcript import UserTranscript
-from ttt_runtime.server.service import EngineService, Turn
+from ttt_runtime.server.realtime.user_audio import UserAudio
+from ttt_runtime.server.realtime.voice import VoiceTurns
+from ttt_runtime.server.service import EngineService
 
 logger = logging.getLogger("ttt_runtime.server")
 Handler = Callable[[dict[str, Any]], Awaitable[None]]
 # Commands that may wait, and bytes of sound, before the client's next message is read.
 _MOST_COMMANDS: Final = 256
 _MOST_WAITING_BYTES: Final = 8 << 20
-# How long a committed item waits for an answer, which brings its transcript, before it is
-# transcribed for itself.
-_TRANSCRIBE_AFTER_SECONDS: Final = 0.25
+_TICK_SECONDS: Final = 1.0
 
 
 class RealtimeSession:
@@ -64,15 +61,14 @@ class RealtimeSession:
         self._outbox = outbox
         self._limits = limits
         self._utterances = Utterances(self._tokenizer, limits.max_seconds)
+        self._voice: VoiceTurns | None = None
         self._input = InputAudio(settings.input_format, self._tokenizer.sample_rate_hz)
         self._commands: deque[dict[str, Any] | bytearray] = deque()
         self._waiting_bytes = 0
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
-        self._response: Response | None = None
-        self._response_task: asyncio.Task[None] | None = None
-        self._side_tasks: set[asyncio.Task[None]] = set()
-        self._untold: UserTranscript | None = None  # of the newest audio item
+        self.answers = Answers(service, self.conversation, outbox)
+        self._user_audio = UserAudio(service, self.conversation, self.answers, outbox)
         self._handlers: dict[str, Handler] = {
             "session.update": self._update,
             "input_audio_buffer.commit": self._commit,
@@ -120,9 +116,12 @@ class RealtimeSession:
     async def run(self) -> None:
         """Work off events until cancelled; what runs then is stopped."""
         try:
+            await self._detect_turns()
             while True:
-                await self._changed.wait()
+                if not await self._is_woken():
+                    continue
                 self._changed.clear()
+                await self._settle()
                 while self._commands:
                     command = self._commands.popleft()
                     if isinstance(command, bytearray):
@@ -130,13 +129,27 @@ class RealtimeSession:
                         await self._hear(bytes(command))
                     else:
                         await self._guarded(self._handlers[command["type"]], command)
+                    await self._settle()
                     self._room.set()
         finally:
-            self.stop("client_gone")
-            tasks = [task for task in (self._response_task, *self._side_tasks) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._voice is not None:
+                self._voice.close()
+            await self.answers.abandon()
+            await self._user_audio.abandon()
+
+    async def _is_woken(self) -> bool:
+        """Wait for something to do; False when a while has passed without."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), _TICK_SECONDS)
+        except TimeoutError:
+            if self._voice is not None:
+                await self._voice.tick()
+            return False
+        return True
+
+    async def _settle(self) -> None:
+        if self._voice is not None:
+            await self._voice.settle()
 
     async def _guarded(self, handler: Handler, event: dict[str, Any]) -> None:
         try:
@@ -168,59 +181,61 @@ class RealtimeSession:
         self._changed.set()
 
     async def _hear(self, data: bytes) -> None:
-        audio = self._input.push(data)
+        step = 2 * self.settings.input_format.rate_hz  # others are heard in between
         utterances = self._utterances
-        await self._service.call(lambda: utterances.push(audio))
+        for start in range(0, len(data), step):
+            audio = self._input.push(data[start : start + step])
+            if self._voice is not None:
+                await self._voice.hear(audio)
+            else:
+                await self._service.hear(lambda audio=audio: utterances.push(audio))  # type: ignore[misc]
+
+    async def _detect_turns(self) -> None:
+        """Begin or end to detect turns, as the settings say."""
+        if self.settings.turn_detection is None:
+            if self._voice is not None:
+                self._voice.close()
+                self._voice = None
+        elif self._voice is not None:
+            self._voice.update(self.settings)
+        else:
+            detector = await self._service.hear(SileroDetector)
+            self._voice = VoiceTurns(
+                self._service,
+                self.conversation,
+                self.answers,
+                self._user_audio,
+                self._utterances,
+                self._outbox,
+                Ears(detector),
+                self.settings,
+                self._limits.max_seconds,
+                self._changed.set,
+            )
 
     async def _commit(self, event: dict[str, Any]) -> None:
-        utterance = await self._service.call(self._utterances.take)
+        if self._voice is not None:
+            utterance = await self._voice.take()
+        else:
+            utterance = await self._service.hear(self._utterances.take)
         if not utterance.seconds:
             raise ApiError(
                 "the input audio buffer is empty; append audio before the commit",
                 code="input_audio_buffer_commit_empty",
             )
-        self._add_audio(utterance, new_id("item"))
+        item = self._user_audio.item_of(utterance, new_id("item"))
+        self._user_audio.commit(item, utterance.seconds, self.settings)
 
     async def _clear(self, event: dict[str, Any]) -> None:
-        await self._service.call(self._utterances.clear)
+        if self._voice is not None:
+            self._voice.clear()
+        await self._service.hear(self._utterances.clear)
         self._outbox.emit("input_audio_buffer.cleared")
-
-    def _add_audio(self, utterance: Utterance, item_id: str) -> None:
-        content: list[dict[str, Any]] = [{"type": "input_audio", "transcript": None}]
-        ids = self._prompts.speech(utterance.codes) if utterance.codes else []
-        item = Item(item_id, "user", content, ids=ids)
-        previous = self.conversation.add(item)
-        self._outbox.emit(
-            "input_audio_buffer.committed", item_id=item.id, previous_item_id=previous
-        )
-        self._tell_item(item, previous)
-        if self.settings.transcribes:
-            self._untold = UserTranscript(item, utterance.seconds, self._outbox)
-            self._in_background(self._transcribe(self._untold, item))
-
-    async def _transcribe(self, transcript: UserTranscript, item: Item) -> None:
-        """Write down what no answer brought a transcript of."""
-        if not self.settings.only_transcribes:
-            await asyncio.sleep(_TRANSCRIBE_AFTER_SECONDS)
-        if self._untold is not transcript:
-            return
-        self._untold = None
-        content = list(item.ids)
-        with contextlib.suppress(ApiError):  # the transcript is told empty
-            if content:
-                turn = self._service.turn(
-                    lambda cancel: self._service.assistant.respond(
-                        "transcribe", content, cancel=cancel
-                    )
-                )
-                reply = await turn.drain()
-                transcript.heard(reply.heard if reply is not None else "", whole=True)
-        transcript.finish()
 
     # Answers
 
     async def _create_response(self, event: dict[str, Any]) -> None:
-        if self.is_answering:
+        if self.answers.is_answering:
             raise ApiError(
                 "a response is in progress; cancel it, or wait for response.done",
                 code="conversation_already_has_active_response",
@@ -233,109 +248,23 @@ class RealtimeSession:
         items = list(self.conversation.items)
         if isinstance(asked.get("input"), list):
             items = [await self._read_item(item) for item in asked["input"][:MOST_ITEMS]]
-        await self.answer(
+        await self.answers.answer(
             settings,
             items,
             metadata=asked.get("metadata"),
             in_conversation=asked.get("conversation") != "none",
         )
 
-    @property
-    def is_answering(self) -> bool:
-        """True while a response is on its way."""
-        return self._response_task is not None and not self._response_task.done()
-
-    async def answer(
-        self,
-        settings: Settings,
-        items: list[Item],
-        *,
-        metadata: Any = None,
-        in_conversation: bool = True,
-        turn: Turn | None = None,
-        decided_at: float | None = None,
-        listeners: Listeners | None = None,
-    ) -> Response:
-        """Begin a response; a turn that was begun already is taken over."""
-        decided_at = monotonic() if decided_at is None else decided_at
-        if self._response_task is not None:  # a cancelled one, at its last events
-            await asyncio.gather(self._response_task, return_exceptions=True)
-        failure: BaseException | None = None
-        if turn is None:
-            try:
-                turn = self.begin_turn(settings, items)
-            except ApiError as error:
-                failure = error
-        item = Item(new_id("item"), "assistant", [], status="in_progress")
-        previous = self.conversation.last_id
-        if in_conversation:
-            self.conversation.add(item)
-        transcript, self._untold = self._untold, None
-        decoder = self._service.assistant.decoder
-        plan = Plan(
-            turn=turn,
-            item=item,
-            previous_id=previous,
-            settings=settings,
-            prompts=self._prompts,
-            rate_hz=decoder.sample_rate_hz if decoder is not None else 1,
-            frame_rate_hz=self._tokenizer.frame_rate_hz,
-            decided_at=decided_at,
-            transcript_first=self._prompts.prompts.transcript_first and not _is_silence(items),
-            transcript=transcript,
-            metadata=metadata,
-            in_conversation=in_conversation,
-            failure=failure,
-            listeners=listeners or Listeners(),
-        )
-        self._response = Response(plan, self._outbox, self._service.metrics)
-        self._response_task = asyncio.create_task(self._response.run())
-        return self._response
-
-    def begin_turn(
-        self,
-        settings: Settings,
-        items: list[Item],
-        watch: Callable[[Part], None] | None = None,
-    ) -> Turn:
-        """Let the engine answer the newest items.
-
-        Raises:
-            ApiError: there is nothing to answer, or the server is busy.
-        """
-        assistant = self._service.assistant
-        history: list[int] = []
-        content: list[int] = []
-        if not _is_silence(items):
-            history, content = prompt_of(
-                items,
-                self._prompts,
-                "answer",
-                assistant.config,
-                assistant.engine.runner.capacity,
-            )
-        speak = settings.speaks
-
-        def begin(cancel: Event) -> Iterator[Part]:
-            return assistant.respond("answer", content, history=history, cancel=cancel, speak=speak)
-
-        return self._service.turn(begin, watch=watch)
-
-    def stop(self, reason: str) -> None:
-        """Cancel the response, if one is on its way."""
-        if self._response is not None and self.is_answering:
-            self._response.cancel(reason)
-
     async def _cancel(self, event: dict[str, Any]) -> None:
-        if not self.is_answering:
+        if not self.answers.is_answering:
             raise ApiError(
                 "Cancellation failed: no active response found",
                 code="response_cancel_not_active",
             )
-        self.stop("client_cancelled")
+        self.answers.stop("client_cancelled")
 
     async def _cancel_quietly(self, event: dict[str, Any]) -> None:
-        self.stop("client_cancelled")
+        self.answers.stop("client_cancelled")
 
     async def _truncate(self, event: dict[str, Any]) -> None:
         item = self.conversation.find(event.get("item_id"))
@@ -348,21 +277,12 @@ class RealtimeSession:
             )
         if not item.is_answer:
             raise ApiError("only answers can be truncated", param="item_id")
-        response = self._response
-        if response is not None and response.item is item and self.is_answering:
-            response.cancel("client_cancelled")
-            assert self._response_task is not None
-            await asyncio.gather(self._response_task, return_exceptions=True)
-        heard_seconds = min(end_ms / 1e3, item.sent_seconds)
-        before = list(item.ids)
-        cut_item(item, self._prompts, heard_seconds, self._tokenizer.frame_rate_hz)
-        if item.ids != before:
-            await self._service.call(lambda: self._service.forget_behind(before, item.ids))
+        kept_seconds = await self.answers.truncate(item, end_ms / 1e3)
         self._outbox.emit(
             "conversation.item.truncated",
             item_id=item.id,
             content_index=0,
-            audio_end_ms=int(heard_seconds * 1e3),
+            audio_end_ms=int(kept_seconds * 1e3),
         )
 
     # Items and settings
@@ -372,6 +292,7 @@ class RealtimeSession:
         if new.input_format != old.input_format:
             self._input = InputAudio(new.input_format, self._tokenizer.sample_rate_hz)
         self.settings = new
+        await self._detect_turns()
         self._outbox.emit("session.updated", session=new.session)
 
     async def _create_item(self, event: dict[str, Any]) -> None:
@@ -400,14 +321,3 @@ class RealtimeSession:
             self._outbox.emit(
                 f"conversation.item.{what}", item=item.to_dict(), previous_item_id=previous
             )
-
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._side_tasks.add(task)
-        task.add_done_callback(self._side_tasks.discard)
-
-
-def _is_silence(items: list[Item]) -> bool:
-    """Tell whether the newest message is a user's that says nothing."""
-    newest = next((item for item in reversed(items) if item.type == "message"), None)
-    return newest is not None and newest.role == "user" and not newest.ids

@@ -103,7 +103,7 @@ class WyomingConnection:
 
     async def _transcribe(self, data: dict[str, Any], payload: bytes) -> None:
         self._input = None
-        await self._service.call(self._utterances.clear)
+        await self._service.hear(self._utterances.clear)
 
     async def _audio_start(self, data: dict[str, Any], payload: bytes) -> None:
         self._input = PcmInput.of(data, self._tokenizer.sample_rate_hz)
@@ -113,11 +113,11 @@ class WyomingConnection:
             self._input = PcmInput.of(data, self._tokenizer.sample_rate_hz)
         audio = self._input.push(payload)
         utterances = self._utterances
-        await self._service.call(lambda: utterances.push(audio))
+        await self._service.hear(lambda: utterances.push(audio))
 
     async def _audio_stop(self, data: dict[str, Any], payload: bytes) -> None:
         self._input = None
-        utterance = await self._service.call(self._utterances.take)
+        utterance = await self._service.hear(self._utterances.take)
         assistant = self._service.assistant
         content = assistant.prompts.speech(utterance.codes) if utterance.codes else []
         text = ""
