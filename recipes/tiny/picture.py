@@ -1,6 +1,6 @@
 """Draw a question and its answer: ``python -m recipes.tiny.picture Q.wav A.wav OUT.png``.
 
-Two waveforms over two spectrograms on one time axis; the picture in the README.
+Two waveforms over two spectrograms on one time axis; the picture in docs/model_card.md.
 """
 
 from __future__ import annotations

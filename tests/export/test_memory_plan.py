@@ -78,7 +78,7 @@ QWEN_HALF = ModelConfig(896, 4864, 24, 14, 2, 168_072)
 
 
 def test_the_released_small_shape_in_fp16():
-    """1.95 GB were measured where 1.52 GB had been planned (README, what an export costs)."""
+    """1.95 GB were measured where 1.52 GB had been planned (docs/export.md)."""
     plan = plan_export(checkpoint_of(QWEN_HALF, 151_684), default_recipe("fp16", "cpu"))
     assert 1.95e9 < plan.peak_bytes < 1.2 * 1.95e9
 
