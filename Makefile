@@ -9,7 +9,7 @@ ANSWER ?= answer.wav
 PYTEST_WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: talk test test-all lint format types clean
+.PHONY: talk test test-all lint docs format clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -37,6 +37,11 @@ lint: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check .
 	$(DEV_ENV)/bin/ruff format --check .
 	$(DEV_ENV)/bin/mypy
+
+# Broken links, missing anchors and unresolved references are errors.
+docs: $(DEV_ENV)/ready
+	PATH="$(CURDIR)/$(DEV_ENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 $(DEV_ENV)/bin/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 format: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check --fix .

@@ -1,9 +1,11 @@
 """The documentation says what the code says: package levels, diagrams, lengths, words."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -52,3 +54,33 @@ def test_no_text_tells_the_order_of_the_work():
     word = "sit" + "ting"
     named = [str(file) for file in files if word in file.read_text(errors="replace").lower()]
     assert not named
+
+
+def site() -> ModuleType:
+    """Return the hook that says what the documentation site contains."""
+    spec = importlib.util.spec_from_file_location("site_hook", ROOT / ".ci" / "site.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_site_has_every_page_and_every_package():
+    pytest.importorskip("mkdocs")
+    hook = site()
+    written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert written | {"README.md", "CONTRIBUTING.md", "recipes/tiny/README.md"} <= set(hook.pages())
+    packages = {f"ttt_runtime.{name}" for level in RUNTIME_LEVELS for name in level}
+    assert packages | {"ttt_ref", "ttt_export", "ttt_quant"} <= set(hook.packages())
+    assert "ttt_runtime.decode.engine" in hook.packages()["ttt_runtime.decode"]
+
+
+def test_files_that_pages_link_to_are_part_of_the_site(tmp_path):
+    pytest.importorskip("mkdocs")
+    assert {"LICENSE", "docs/turn.svg"} <= site().linked_files(ROOT / "README.md")
+    page = tmp_path / "page.md"
+    page.write_text("[no page](https://example.org) [outside](../x) no heading")
+    assert site().linked_files(page) == set()
+    with pytest.raises(ValueError, match="begin it with"):
+        site().title(page)
