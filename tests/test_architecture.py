@@ -22,7 +22,7 @@ RUNTIME_LEVELS = (
     {"doctor", "profiler", "server"},
     {"cli"},
 )
-LEAVES = {"ttt_ref.config", "ttt_ref.errors", "ttt_ref.offline"}
+LEAVES = {"ttt_ref.config", "ttt_ref.errors", "ttt_ref.offline", "ttt_ref.package"}
 NEVER_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "safetensors"}
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ttt_ref.batch import Example
 from ttt_ref.errors import DataError
+from ttt_ref.package import install_command
 from ttt_ref.preprocess import Encoder, PreprocessConfig
 
 Record = dict[str, Any]
@@ -129,7 +130,7 @@ def _read_parquet(file: Path) -> list[Record]:
         import pyarrow.parquet
     except ImportError:
         raise DataError(
-            f"{file}: reading parquet needs pyarrow; pip install 'ttt-edge[train]'"
+            f"{file}: reading parquet needs pyarrow; {install_command('train')}"
         ) from None
     parquet: Any = pyarrow.parquet  # has no type information
     try:

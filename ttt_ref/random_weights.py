@@ -39,6 +39,7 @@ from ttt_ref.config import (
 from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
 from ttt_ref.model import TttModel
 from ttt_ref.noise import NoiseConfig
+from ttt_ref.package import print_version
 from ttt_ref.tokenizer_files import build_tokenizer
 
 SHARD_BYTES = 1_000_000_000
@@ -286,6 +287,15 @@ def _command(
         typer.Option(help=f"{', '.join(DTYPES)}; default float32 for tiny, else bfloat16."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=print_version,
+            help="Show the version and exit.",
+        ),
+    ] = False,
 ) -> None:
     """Write a random-weight checkpoint in the released format."""
     with exit_on_error(), _progress_bar() as bar:
@@ -308,7 +318,7 @@ def _command(
 def _progress_bar() -> Progress:
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),

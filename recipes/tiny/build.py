@@ -196,7 +196,7 @@ def main(
     ] = 1.0,
     refused_degraded: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="the same of degraded copies [default: --refused]"),
+        typer.Option(min=0.0, max=1.0, help="the same of degraded copies (default: --refused)"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:

@@ -95,7 +95,7 @@ def main(
     out: Annotated[Path, typer.Argument(help="checkpoint folder to write")],
     paths: Annotated[list[Path], typer.Argument(help="checkpoint folders, two or more")],
     dtype: Annotated[
-        str | None, typer.Option(help=f"store as {', '.join(DTYPES)} [default: as the first]")
+        str | None, typer.Option(help=f"store as {', '.join(DTYPES)} (default: as the first)")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing folder")] = False,
 ) -> None:

@@ -55,7 +55,7 @@ class RunLog:
                 TextColumn("{task.percentage:.1f}%"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[line]}"),
+                TextColumn("{task.fields[line]}", markup=False),
                 console=self.console,
             )
             self.bar.start()

@@ -66,16 +66,16 @@ class Bar(Silent):
         console = console or Console(file=sys.stderr)
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
             console=console,
             transient=True,
         )
         self._task = self._progress.add_task(title, total=None, detail="")
         if not console.is_terminal:
-            console.print(f"... {title}")
+            console.print(f"... {title}", markup=False)
 
     def __enter__(self) -> Bar:
         self._progress.start()

@@ -20,6 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError
+from ttt_ref.package import install_command
 
 if TYPE_CHECKING:
     from ttt_runtime.codec.base import SpeechTokenizer
@@ -219,7 +220,7 @@ def require_output_device() -> Any:
         import sounddevice  # only --play needs it
     except (ImportError, OSError):
         raise AudioError(
-            "playing needs sounddevice and PortAudio; run: pip install 'ttt-edge[mic]', "
+            f"playing needs sounddevice and PortAudio; run: {install_command('mic')}, "
             "or leave out --play"
         ) from None
     try:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError, ConfigError
+from ttt_ref.package import install_command
 
 Audio = NDArray[np.float32]
 
@@ -46,7 +47,7 @@ class SileroDetector:
             import onnxruntime as ort
         except ImportError:
             raise AudioError(
-                "the voice detector needs onnxruntime; run: pip install 'ttt-edge[cpu]', or take "
+                f"the voice detector needs onnxruntime; run: {install_command('cpu')}, or take "
                 "--voice energy"
             ) from None
         options = ort.SessionOptions()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import DeviceError
+from ttt_ref.package import install_command
 from ttt_runtime.backends.gpu.cuda import INSTALL
 from ttt_runtime.backends.ort.provider import preload_cuda, quiet_log
 from ttt_runtime.backends.tensorrt.api import FLAVOURS, load_backend
@@ -106,7 +107,7 @@ def _check_onnxruntime(
     name: str, gpus: GpuReport | None, load_ort: Callable[[], Any]
 ) -> EngineStatus:
     provider, extra = PROVIDERS[name]
-    install = f"pip install 'ttt-edge[{extra}]'"
+    install = install_command(extra)
     try:
         ort = load_ort()
         version = str(ort.__version__)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ttt_ref.errors import ConfigError
+from ttt_ref.package import install_command
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.cli.assistant_run import shipped_or
 from ttt_runtime.dialogue.assistant import Assistant
@@ -66,7 +67,7 @@ def run_server(options: Options) -> None:
         from ttt_runtime.server.run import make_state, serving
     except ImportError as error:
         raise ConfigError(
-            f"the server needs {error.name}; run: pip install 'ttt-edge[cpu,server]'"
+            f"the server needs {error.name}; run: {install_command('cpu', 'server')}"
         ) from None
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=level)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.package import install_command
+
 ROOT: Final = Path("/")
 
 
@@ -29,7 +31,7 @@ def list_audio_devices(
         sounddevice = import_module("sounddevice")
         devices = list(sounddevice.query_devices())
     except ModuleNotFoundError:
-        return _from_alsa(root, "sounddevice is not installed (pip install 'ttt-edge[mic]')")
+        return _from_alsa(root, f"sounddevice is not installed ({install_command('mic')})")
     except OSError:  # the package is there, the PortAudio library is not
         return _from_alsa(root, "PortAudio is missing (apt install libportaudio2)")
     except Exception as error:  # PortAudio's own error class exists only with the package

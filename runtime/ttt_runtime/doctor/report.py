@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ttt_runtime.backends.native.library import best_variant, missing
 from ttt_runtime.backends.probe import EngineStatus, check_engines
@@ -137,7 +138,7 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     return table
@@ -145,39 +146,39 @@ def _table(title: str, *columns: str) -> Table:
 
 def _machine_table(report: Report) -> Table:
     table = _table("machine", "what", "found")
-    table.add_row("system", report.system)
+    _row(table, "system", report.system)
     if report.jetson:
-        table.add_row("board", report.jetson)
+        _row(table, "board", report.jetson)
     if report.target is None:
-        table.add_row("target", "none of the table's; export with -p and -e")
+        _row(table, "target", "none of the table's; export with -p and -e")
     else:
         title = find_target(report.target).title
-        table.add_row("target", f"{report.target} ({title}): ttt-export --target {report.target}")
+        _row(table, "target", f"{report.target} ({title}): ttt-export --target {report.target}")
     features = ", ".join(report.cpu.features) or "none of those our kernels use"
-    table.add_row("cpu", f"{report.cpu.name}, {report.cpu.threads} threads; {features}")
-    table.add_row("kernels", report.kernels)
+    _row(table, "cpu", f"{report.cpu.name}, {report.cpu.threads} threads; {features}")
+    _row(table, "kernels", report.kernels)
     memory = report.memory
     if memory is not None:
         text = f"{gib(memory.available_bytes)} available of {gib(memory.total_bytes)}"
-        table.add_row("memory", f"{text}, swap {gib(memory.swap_bytes)}")
+        _row(table, "memory", f"{text}, swap {gib(memory.swap_bytes)}")
     if report.disk_free_bytes is not None:
-        table.add_row("disk", f"{gib(report.disk_free_bytes)} free")
+        _row(table, "disk", f"{gib(report.disk_free_bytes)} free")
     for gpu in report.gpus.gpus:
         total, free = gpu.memory_total_bytes, gpu.memory_free_bytes
         size = "" if total is None else f", {gib(total)}"
         size += "" if free is None else f" ({gib(free)} free)"
-        table.add_row(f"gpu {gpu.index}", f"{gpu.name}, {gpu.architecture}{size}")
+        _row(table, f"gpu {gpu.index}", f"{gpu.name}, {gpu.architecture}{size}")
     if report.gpus.gpus:
         driver, cuda = report.gpus.driver or "unknown", report.gpus.cuda or "unknown"
-        table.add_row("driver", f"{driver}, CUDA {cuda} (asked: {report.gpus.source})")
+        _row(table, "driver", f"{driver}, CUDA {cuda} (asked: {report.gpus.source})")
     else:
-        table.add_row("gpu", report.gpus.problem or "none")
-    table.add_row("microphones", ", ".join(report.audio.inputs) or "none")
-    table.add_row("loudspeakers", ", ".join(report.audio.outputs) or "none")
+        _row(table, "gpu", report.gpus.problem or "none")
+    _row(table, "microphones", ", ".join(report.audio.inputs) or "none")
+    _row(table, "loudspeakers", ", ".join(report.audio.outputs) or "none")
     if report.audio.problem:
-        table.add_row("audio", report.audio.problem)
+        _row(table, "audio", report.audio.problem)
     packages = ", ".join(f"{name} {number}" for name, number in report.packages.items())
-    table.add_row("python", f"{report.python}; {packages}")
+    _row(table, "python", f"{report.python}; {packages}")
     return table
 
 
@@ -187,19 +188,23 @@ def _engine_table(report: Report) -> Table:
         text = engine.line() or ""
         if engine.builds and not engine.loads:
             text += " (engine files can be built here)"
-        loads = "[green]yes[/green]" if engine.loads else "[red]no[/red]"
-        table.add_row(engine.name, loads, engine.version or "-", _plain(text))
+        loads = _yes(engine.loads)
+        _row(table, engine.name, loads, engine.version or "-", text)
     return table
 
 
 def _needs_table(report: Report) -> Table:
-    table = _table(f"bundle {_plain(report.bundle or '')}", "need", "met", "detail")
+    table = _table(f"bundle {report.bundle or ''}", "need", "met", "detail")
     for need in report.needs:
-        met = "[green]yes[/green]" if need.met else "[red]no[/red]"
-        table.add_row(need.name, met, _plain(need.detail))
+        met = _yes(need.met)
+        _row(table, need.name, met, need.detail)
     return table
 
 
-def _plain(text: str) -> str:
-    """Keep rich from reading `[cpu]` in a command as markup."""
-    return text.replace("[", r"\[")
+def _row(table: Table, *cells: str | Text) -> None:
+    """Add a row of plain text: a string would be read as markup, and `[mic]` in it vanish."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def _yes(met: bool) -> Text:
+    return Text("yes", style="green") if met else Text("no", style="red")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import ConfigError, DeviceError
+from ttt_ref.package import install_command
 from ttt_runtime.profiler.sweep import FIGURES, FRONTS
 from ttt_runtime.profiler.trace import write_whole
 
@@ -36,9 +37,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DeviceError(
-            "matplotlib is not installed; run: pip install 'ttt-edge[plot]'"
-        ) from None
+        raise DeviceError(f"matplotlib is not installed; run: {install_command('plot')}") from None
     return Figure
 
 

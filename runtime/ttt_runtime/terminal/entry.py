@@ -6,10 +6,13 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from ttt_ref.errors import EXIT_USER_ERROR, exit_on_error
+from ttt_ref.package import print_version
 
 # The error that typer raises for arguments it cannot parse (its click is vendored since 0.26).
 _ParseError: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException
@@ -39,8 +42,32 @@ def _drop_unwritable_output() -> None:
         os.close(nowhere)
 
 
+def _version(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,  # before arguments are missed
+            expose_value=False,
+            callback=print_version,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Carry the option that every command gets."""
+
+
+def command_of(app: typer.Typer) -> Any:
+    """Return the click command of a typer application, with the option `--version`."""
+    carrier = typer.Typer(add_completion=False)
+    carrier.command()(_version)
+    command: Any = typer.main.get_command(app)
+    command.params += typer.main.get_command(carrier).params
+    return command
+
+
 def run_app(app: typer.Typer) -> None:
-    """Run a typer application and leave the process.
+    """Run a typer application, with the option `--version`, and leave the process.
 
     Exit codes: 0, 2 for errors of the user (one line on stderr), 130 for Ctrl-C, 143 for TERM.
     """
@@ -49,7 +76,7 @@ def run_app(app: typer.Typer) -> None:
     try:
         with exit_on_error():
             try:
-                code = app(standalone_mode=False)
+                code = command_of(app)(standalone_mode=False)
             except _ParseError as error:
                 message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
                 print(f"error: {message or 'nothing to do'}; see --help", file=sys.stderr)

@@ -50,7 +50,7 @@ def test_a_missing_onnxruntime_says_what_to_install() -> None:
         raise ModuleNotFoundError("onnxruntime")
 
     line = check_engine("cpu", load_ort=missing).line()
-    assert line == "onnxruntime is not installed; pip install 'ttt-edge[cpu]'"
+    assert line == "onnxruntime is not installed; pip install '.[cpu]'"
 
 
 def test_an_onnxruntime_of_another_machine_says_its_error() -> None:
@@ -66,7 +66,7 @@ def test_cuda_needs_provider_gpu_and_libraries() -> None:
     assert good.loads
     other = check_engine("cuda", gpus=HERE, load_ort=lambda: ort("CPUExecutionProvider"))
     assert "built without CUDAExecutionProvider" in str(other.line())
-    assert "ttt-edge[gpu]" in str(other.line())
+    assert "'.[gpu]'" in str(other.line())
     no_gpu = check_engine("cuda", gpus=NOWHERE, load_ort=lambda: ort(cuda))
     assert "libcuda.so.1 is not there" in str(no_gpu.line())
     silent = check_engine(

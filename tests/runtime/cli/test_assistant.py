@@ -278,7 +278,7 @@ def test_playing_needs_a_device(cli, question: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(query_devices=nothing))
     refused(cli("answer", question, "--play"), "no audio output device")
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    refused(cli("answer", question, "--play"), "ttt-edge[mic]")
+    refused(cli("answer", question, "--play"), "pip install '.[mic]'")
 
 
 def test_playing_plays_the_answer(cli, question: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

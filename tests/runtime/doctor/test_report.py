@@ -16,6 +16,7 @@ from ttt_runtime.backends import requirements as needs
 from ttt_runtime.backends.ort.runner import OrtRunner
 from ttt_runtime.backends.probe import EngineStatus
 from ttt_runtime.backends.requirements import (
+    Need,
     bundle_needs,
     cache_bytes,
     explain_bundle,
@@ -24,6 +25,7 @@ from ttt_runtime.backends.requirements import (
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CodecEntry
 from ttt_runtime.cli import doctor as cli
+from ttt_runtime.doctor.audio_devices import AudioDevices
 from ttt_runtime.doctor.report import collect, print_report
 from ttt_runtime.machine.gpu import Gpu, GpuReport
 from ttt_runtime.machine.host import Memory
@@ -153,7 +155,7 @@ def test_the_command_with_a_bundle_that_runs(
     assert run(monkeypatch, bundle.path) == 0
     out = capsys.readouterr().out
     assert "bundle toy can run on this machine" in out
-    assert "ttt-edge[gpu]" in out.replace("\n", "").replace("│", "").replace(" ", "")
+    assert "pipinstall'.[gpu]'" in out.replace("\n", "").replace("│", "").replace(" ", "")
 
 
 def test_the_command_with_a_bundle_that_does_not_run(
@@ -178,13 +180,26 @@ def test_bad_arguments_are_one_line(
 
 
 def test_brackets_in_advice_are_not_markup(bundle: Bundle) -> None:
+    """The advice for a missing microphone was `pip install 'ttt-edge'`: `[mic]` was markup."""
     report = replace(
         collect(bundle.path),
         engines=[EngineStatus("cpu", False, problem="no [bold]thing", fix="pip install 'x[cpu]'")],
+        audio=AudioDevices("alsa", ("mic [red]",), (), "pip install 'x[mic]'"),
+        kernels="none [green]",
+        bundle="a [blue] bundle",
+        needs=[Need("engine", False, "pip install 'x[gpu]'")],
     )
     out = io.StringIO()
     print_report(report, Console(file=out, width=200))
-    assert "no [bold]thing; pip install 'x[cpu]'" in out.getvalue()
+    for text in (
+        "no [bold]thing; pip install 'x[cpu]'",
+        "mic [red]",
+        "pip install 'x[mic]'",
+        "none [green]",
+        "a [blue] bundle",
+        "pip install 'x[gpu]'",
+    ):
+        assert text in out.getvalue(), text
 
 
 def test_a_machine_on_which_nothing_loads_is_not_good() -> None:

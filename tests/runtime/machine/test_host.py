@@ -90,7 +90,7 @@ def test_alsa_is_read_where_sounddevice_is_missing(tmp_path: Path) -> None:
     assert devices.source == "alsa"
     assert devices.inputs == ("hw:0,0 ALC257 Analog", "hw:1,0 USB Audio")
     assert devices.outputs == ("hw:0,0 ALC257 Analog", "hw:0,3 HDMI 0")
-    assert "ttt-edge[mic]" in (devices.problem or "")
+    assert "pip install '.[mic]'" in (devices.problem or "")
     assert "libportaudio2" in (list_audio_devices(root, no_portaudio).problem or "")
 
 

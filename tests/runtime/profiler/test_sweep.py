@@ -126,4 +126,4 @@ def test_mistakes_are_one_line(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = run(*sweep, "--plot", tmp_path / "p.png")
     assert (code, out) == (2, "")
-    assert "pip install 'ttt-edge[plot]'" in err
+    assert "pip install '.[plot]'" in err

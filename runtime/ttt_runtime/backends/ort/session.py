@@ -16,6 +16,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
+from ttt_ref.package import install_command
 from ttt_runtime.backends.ort.integer_products import OPTION, needs_unsigned_weights
 from ttt_runtime.backends.ort.node_profile import active_profile
 from ttt_runtime.backends.ort.provider import (
@@ -132,7 +133,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime  # imported late: it costs 0.1 s, and `--help` needs none of it
     except ImportError:
         raise DeviceError(
-            "onnxruntime is not installed; run: pip install 'ttt-edge[cpu]' (or [gpu])"
+            f"onnxruntime is not installed; run: {install_command('cpu')} (or [gpu])"
         ) from None
     return onnxruntime
 
@@ -169,7 +170,7 @@ def check_device(device: str) -> str:
         from ttt_runtime.backends.probe import explain_missing
 
         reason = explain_missing(name) or (
-            f"this onnxruntime has only {', '.join(have)}; install 'ttt-edge[{extra}]'"
+            f"this onnxruntime has only {', '.join(have)}; run: {install_command(extra)}"
         )
         raise DeviceError(f"device {device!r} was asked for: {reason}; or choose --device cpu")
     return provider

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ttt_ref.errors import DeviceError
+from ttt_ref.package import install_command
 from ttt_runtime.bundle.basic_spec import BASIC_TENSORRT, least_tensorrt
 from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.machine.versions import Version, version_tuple
@@ -52,7 +53,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         title="TensorRT",
         minimum=BASIC_TENSORRT,
         program="trtexec",
-        install="pip install 'ttt-edge[tensorrt]' --extra-index-url https://pypi.nvidia.com, "
+        install=f"{install_command('tensorrt')} --extra-index-url https://pypi.nvidia.com, "
         "or on a Jetson: apt install python3-libnvinfer",
         needs_gpu=True,
         timing_cache=True,
@@ -64,7 +65,7 @@ FLAVOURS: Final[Mapping[str, Flavour]] = {
         title="TensorRT-RTX",
         minimum=(1, 6),
         program="tensorrt_rtx",
-        install="pip install 'ttt-edge[rtx]'",
+        install=install_command("rtx"),
         needs_gpu=False,
         timing_cache=False,
         kernel_cache=True,
