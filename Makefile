@@ -9,7 +9,16 @@ ANSWER ?= answer.wav
 PYTEST_WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: talk test test-all lint docs format clean
+# The kernels under sanitizers, every warning an error. Python itself is not compiled for them, so
+# their libraries are loaded before it; what Python never frees is no leak of ours.
+SANITIZED := build/kernels
+KERNEL_TESTS := tests/runtime/backends/native
+NATIVE := -m ttt_runtime.backends.native.compiler
+# What this machine cannot run takes minutes to compile and proves nothing.
+SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
+WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
+
+.PHONY: talk test test-all lint docs format sanitize sanitize-thread clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -46,6 +55,16 @@ docs: $(DEV_ENV)/ready
 format: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check --fix .
 	$(DEV_ENV)/bin/ruff format .
+
+sanitize: $(DEV_ENV)/ready
+	CC=gcc $(DEV_ENV)/bin/python $(NATIVE) --strict --sanitize address --into $(SANITIZED)/address --only $(SUITED)
+	$(call WITH_SANITIZER,libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	TTT_KERNELS_FOLDER=$(SANITIZED)/address $(DEV_ENV)/bin/python -m pytest $(KERNEL_TESTS)
+
+sanitize-thread: $(DEV_ENV)/ready
+	CC=gcc $(DEV_ENV)/bin/python $(NATIVE) --strict --sanitize thread --into $(SANITIZED)/thread --only $(SUITED)
+	$(call WITH_SANITIZER,libtsan.so) TSAN_OPTIONS=exitcode=66:ignore_noninstrumented_modules=1 \
+	TTT_KERNELS_FOLDER=$(SANITIZED)/thread setarch -R $(DEV_ENV)/bin/python -m pytest $(KERNEL_TESTS)
 
 clean:
 	rm -rf $(TALK_ENV) $(DEV_ENV) build dist answer.wav

@@ -1,6 +1,6 @@
 """Compile the kernels: what installing, the sanitizers and cross builds have in common.
 
-    python -m ttt_runtime.backends.native.compiler [--strict] [--into FOLDER] [--sanitize thread]
+    python -m ttt_runtime.backends.native.compiler [--strict] [--into FOLDER] [--sanitize KIND]
 
 Only the standard library is used, and nothing of this package: `hatch_build.py` reads this file
 before anything is installed.
@@ -102,8 +102,10 @@ def compile_variant(variant: str, into: Path, more: Sequence[str] = ()) -> None:
     os.replace(part, target)
 
 
-def compile_all(into: Path = COMPILED, more: Sequence[str] = ()) -> list[str]:
-    """Compile all variants side by side; return why some of them could not be."""
+def compile_all(
+    into: Path = COMPILED, more: Sequence[str] = (), only: Iterable[str] | None = None
+) -> list[str]:
+    """Compile all variants (or those named) side by side; return why some could not be."""
     reason = why_not()
     if reason is not None:
         return [reason]
@@ -116,7 +118,7 @@ def compile_all(into: Path = COMPILED, more: Sequence[str] = ()) -> list[str]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        return [problem for problem in pool.map(one, FLAGS[target_machine()]) if problem]
+        return [problem for problem in pool.map(one, only or FLAGS[target_machine()]) if problem]
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
@@ -125,9 +127,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=COMPILED, help="folder for the libraries")
     parser.add_argument("--strict", action="store_true", help="a warning is an error")
     parser.add_argument("--sanitize", choices=sorted(SANITIZERS), help="for tests")
+    parser.add_argument("--only", nargs="*", help="these variants (default: all)")
     options = parser.parse_args(None if arguments is None else list(arguments))
     more = [*(["-Werror"] if options.strict else []), *SANITIZERS.get(options.sanitize, ())]
-    problems = compile_all(options.into, more)
+    problems = compile_all(options.into, more, options.only)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0

@@ -83,6 +83,23 @@ typedef struct {
     int64_t ahead_step;
 } seen;
 
+/* SCORE(R) and MIX(R) are functions for R query rows; see unroll.h for the names. SCORE(2):
+ *
+ *     void score_2(seen *at)
+ *     {
+ *         vf peak0 = minus infinity, peak1 = minus infinity;
+ *         for every SCORED cache rows {
+ *             vf near0 = 0, far0 = 0, near1 = 0, far1 = 0;
+ *             for every number d of the head size {
+ *                 vf first = keys d of LANES cache rows, second = those of the next LANES;
+ *                 near0 += q[d] * first, far0 += q[d] * second;
+ *                 near1 += q[size + d] * first, far1 += q[size + d] * second;
+ *             }
+ *             mask and store near0, far0, near1, far1; raise peak0, peak1;
+ *         }
+ *         at->largest[0] = largest of peak0, at->largest[1] = largest of peak1;
+ *     }
+ */
 #define BEGIN_SCORE(i) vf near##i = vf_zero(), far##i = vf_zero();
 #define ADD_SCORE(i)                                                                              \
     {                                                                                             \

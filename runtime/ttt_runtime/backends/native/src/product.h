@@ -153,6 +153,23 @@ ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
     return bits == 4 ? dot4_small(sum, codes, four) : dot4(sum, codes, four);
 }
 
+/* ROWS_OF_BLOCK(R) is a function for a tile of R rows. ROWS_OF_BLOCK(2), without the prefetch:
+ *
+ *     void rows_of_bits_2(const block_of *at, int bits)
+ *     {
+ *         vi first0 = vi_set(middle * input_sums[0]), second0 = first0;
+ *         vi first1 = vi_set(middle * input_sums[blocks]), second1 = first1;
+ *         for (; codes < end; codes += 2 * VECTOR_BYTES, inputs += 4) {
+ *             vi low = vi_load(codes), high = vi_load(codes + VECTOR_BYTES);
+ *             { four inputs of row 0: first0 += dot4(low, four), second0 += dot4(high, four) }
+ *             { four inputs of row 1: first1 += dot4(low, four), second1 += dot4(high, four) }
+ *         }
+ *         { scale first0 and second0 by the block, add them to the sums of row 0 }
+ *         { the same of row 1 }
+ *     }
+ *
+ * and rows_of_block_2 calls it with the number of bits as a constant.
+ */
 #define BEGIN_ROW(i)                                                                              \
     vi first##i = vi_set(middle * at->input_sums[i * at->blocks]), second##i = first##i;
 #define ADD_ROW(i)                                                                                \

@@ -1,7 +1,15 @@
 /* UNROLL_n(M) is M(0) M(1) ... M(n - 1).
  *
  * Sums that must stay in registers are variables of their own, named by these numbers: compilers
- * keep arrays of vectors in memory, even where every index is known.
+ * keep arrays of vectors in memory, even where every index is known. With
+ *
+ *     #define ZERO(i) vf sum##i = vf_zero();
+ *     #define TAKE(i) sum##i = vf_fma(vf_set(q[i]), k, sum##i);
+ *
+ * UNROLL_2(ZERO) UNROLL_2(TAKE) reads
+ *
+ *     vf sum0 = vf_zero(); vf sum1 = vf_zero();
+ *     sum0 = vf_fma(vf_set(q[0]), k, sum0); sum1 = vf_fma(vf_set(q[1]), k, sum1);
  */
 #ifndef TTT_UNROLL_H
 #define TTT_UNROLL_H
