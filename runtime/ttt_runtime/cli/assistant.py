@@ -1,7 +1,8 @@
-"""ttt-assistant: answer, transcribe, speak."""
+"""ttt-assistant: answer, transcribe, speak, live."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +67,52 @@ def speak(
     from ttt_runtime.cli.assistant_run import run_speak
 
     run_speak(options, text, output, play=play)
+
+
+@app.command()
+@with_options(Options)
+def live(
+    options: Options,
+    mode: Annotated[
+        str, typer.Option(help="hands_free, push_to_talk or wake_word.")
+    ] = "hands_free",
+    microphone: Annotated[
+        str | None, typer.Option("--mic", help="Part of its name, or its number; default: first.")
+    ] = None,
+    loudspeaker: Annotated[
+        str | None, typer.Option("--speaker", help="Part of its name, or its number.")
+    ] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="Show microphones and loudspeakers, and end.")
+    ] = False,
+    echo: Annotated[
+        str, typer.Option(help="webrtc (loudspeaker), half_duplex, or off (headphones).")
+    ] = "webrtc",
+    voice: Annotated[str, typer.Option(help="Voice detector: silero or energy.")] = "silero",
+    wake_word: Annotated[str, typer.Option(help="For --mode wake_word.")] = "okay_nabu",
+    silence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=5,
+            help="Seconds of silence that end a turn; default: 0.35 "
+            "where its transcript reads complete, else 0.9.",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Keep each turn (sound and figures) in this folder.")
+    ] = None,
+) -> None:
+    """Talk with the assistant: microphone and loudspeaker, interruptions allowed."""
+    from ttt_runtime.cli.live_run import LiveOptions, run_live, show_devices, turn_settings
+
+    if list_devices:
+        show_devices()
+        return
+    settings = turn_settings(mode, silence)
+    run_live(
+        options, LiveOptions(settings, microphone, loudspeaker, echo, voice, wake_word, record)
+    )
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from ttt_ref.errors import AudioError, BundleError, ConfigError
 from ttt_runtime.audio.reader import Recording, read_question, require_output_device
 from ttt_runtime.audio.wav_writer import StreamingWavWriter
 from ttt_runtime.cli.assistant_options import Options
+from ttt_runtime.cli.printable import printable
 from ttt_runtime.decode.approximations import exactness_named, parse_approximations
 from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.dialogue.timeline import PHASES
@@ -105,7 +106,7 @@ def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: floa
         if options.json:
             _report(options, reply, source, None, sys.stdout)
         else:
-            heard = _printable(reply.heard)
+            heard = printable(reply.heard)
             print(f"{source}: {heard}" if len(inputs) > 1 else heard)
 
 
@@ -177,7 +178,7 @@ def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) ->
     for part in parts:
         if isinstance(part, TextPart):
             if live is not None:
-                print(_printable(part.text), end="", file=live, flush=True)
+                print(printable(part.text), end="", file=live, flush=True)
         elif isinstance(part, AudioPart):
             if sound is not None:
                 sound.write(part)
@@ -187,11 +188,6 @@ def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) ->
         print(file=live)
     assert reply is not None
     return reply
-
-
-def _printable(text: str) -> str:
-    """Replace control characters: a model's text may not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def _report(

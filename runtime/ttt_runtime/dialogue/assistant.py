@@ -156,6 +156,30 @@ class Assistant:
         """
         return self._hear("answer", audio, history, seed, cancel, speak=speak)
 
+    def answer_codes(
+        self,
+        codes: Sequence[int],
+        *,
+        history: Sequence[int] = (),
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        speak: bool = True,
+    ) -> Iterator[Part]:
+        """Answer a question that was encoded as it was spoken.
+
+        Args:
+            codes: the speech tokenizer's codes [S], at least one.
+            history: see `answer`, like the rest.
+
+        Raises:
+            ConfigError: no codes.
+        """
+        if not codes:
+            raise ConfigError("there are no speech tokens to answer; encode some audio first")
+        self.prompts.prompts.system_text("answer")
+        content = self.prompts.speech(codes)
+        return self._turn("answer", content, history, Timeline(), seed, cancel, speak=speak)
+
     def transcribe(
         self, audio: Audio, *, seed: int = 0, cancel: threading.Event | None = None
     ) -> Iterator[Part]:

@@ -192,3 +192,19 @@ def test_unknown_precision_is_refused(codec: ToyCodec) -> None:
     folder = codec.folder.parent
     with BundleWriter(folder / "other") as writer, pytest.raises(ExportError, match="int3"):
         export_builtin(folder / "checkpoint", writer, "cpu", "int3")
+
+
+@pytest.mark.parametrize("size", [159, 1000, 16_000])
+def test_a_fork_is_finished_while_the_stream_goes_on(
+    tokenizer: BuiltinTokenizer, size: int
+) -> None:
+    audio = sound(60_000)
+    stream, got, at = tokenizer.stream(), [], 0
+    for number, piece in enumerate(pieces(audio, size)):
+        got.append(stream.push(piece))
+        at += len(piece)
+        if number % 7 == 0:
+            whole = np.concatenate([*got, stream.fork().finish()])
+            np.testing.assert_array_equal(whole, tokenizer.encode(audio[:at]))
+    got.append(stream.finish())
+    np.testing.assert_array_equal(np.concatenate(got), tokenizer.encode(audio))

@@ -282,3 +282,17 @@ def test_the_solver_table_is_sorted_and_ten_euler_steps_are_its_zero(tiny_glm: T
     ten = tiny_glm.decoder.with_options(steps=10, solver="euler")
     assert isinstance(ten, Glm4VoiceDecoder)
     assert ten.params.steps == 10
+
+
+def test_a_fork_of_the_tokenizer_is_finished_while_the_stream_goes_on(tiny_glm: TinyGlm) -> None:
+    """The copy shares the cache, and a loud moment makes it encode closed blocks again."""
+    audio = np.concatenate((speechlike(10.0) * 1e-3, speechlike(4.0), speechlike(18.5) * 1e-2))
+    stream, got = tiny_glm.tokenizer.stream(), []
+    for begin in range(0, len(audio), 8_000):
+        got.append(stream.push(audio[begin : begin + 8_000]))
+        stop = min(begin + 8_000, len(audio))
+        if begin % 24_000 == 0 or stop in (168_000, 176_000):
+            forked = np.concatenate([*got, stream.fork().finish()])
+            assert np.array_equal(forked, tiny_glm.tokenizer.encode(audio[:stop])), stop
+    got.append(stream.finish())
+    assert np.array_equal(np.concatenate(got), tiny_glm.tokenizer.encode(audio))

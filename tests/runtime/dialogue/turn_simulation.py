@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ttt_runtime.audio.voice_frame import SILENT_DB, VoiceFrame
 from ttt_runtime.dialogue.turn_events import (
     Action,
     Compute,
@@ -17,7 +18,6 @@ from ttt_runtime.dialogue.turn_events import (
 )
 from ttt_runtime.dialogue.turn_settings import TurnSettings
 from ttt_runtime.dialogue.turn_taking import TurnTaking
-from ttt_runtime.dialogue.voice_frame import SILENT_DB, VoiceFrame
 
 FRAME_S = 0.032
 

@@ -1,0 +1,1 @@
+"""Measurements of the live assistant: in a room of PulseAudio, and in simulated rooms."""
