@@ -38,7 +38,7 @@ class HeadBest:
 
 
 class TopKFinder(Protocol):
-    """Goes over long logits faster than numpy does, see `ttt_runtime.backends.ort.top_k`."""
+    """Goes over long logits faster than numpy does, see `backends.native.top_k`."""
 
     def is_worthwhile(self, parts: Sequence[Floats], count: int) -> bool:
         """Tell whether it is worth its while."""

@@ -16,7 +16,6 @@ from ttt_export.gqa import rewrite
 from ttt_export.options import ExportOptions
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_runtime.backends.ort.runner import OrtRunner
-from ttt_runtime.backends.ort.softmax import Softmax
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.gqa_spec import BLOCK_DECODER, is_gqa
 from ttt_runtime.decode.engine import SpeechEngine
@@ -78,25 +77,6 @@ def test_cached_and_recomputed_ids_are_equal(bundles):
         for e in ("exact", "reference")
     )
     assert answers(exact, layout, 30) == answers(whole, layout, 30)
-
-
-def test_confidences_by_the_graph_leave_the_ids_as_they_are(bundles, monkeypatch):
-    """These bundles are small, so that the graph would not be asked."""
-    path = bundles["int8"].path
-    layout = Bundle.open(path).config.layout
-    engine = SpeechEngine.from_bundle(path, "cpu+onnxruntime", threads=1, capacity=512)
-    by_numpy = answers(engine, layout, 14)
-    asked = []
-    in_place = Softmax.in_place
-
-    def counted(softmax, logits):
-        asked.append(len(logits))
-        in_place(softmax, logits)
-
-    monkeypatch.setattr("ttt_runtime.backends.ort.softmax.WORTH_IT", 1)
-    monkeypatch.setattr(Softmax, "in_place", counted)
-    assert answers(engine, layout, 14) == by_numpy
-    assert asked
 
 
 def test_the_second_body_runs_all_forwards_of_several_rows(bundles):

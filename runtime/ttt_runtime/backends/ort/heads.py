@@ -17,7 +17,6 @@ from ttt_ref.config import TokenLayout
 from ttt_runtime.backends.base import Floats, Head, HeadBest
 from ttt_runtime.backends.ort.bindings import NUMPY_TYPES, run_bound
 from ttt_runtime.backends.ort.session import GraphSession
-from ttt_runtime.backends.ort.softmax import Softmax
 from ttt_runtime.bundle.graph_spec import TEXT_HEAD
 
 FORBIDDEN: Final = -1e30  # added to a logit: exp() of it is 0, and no NaN comes of it
@@ -96,7 +95,6 @@ class LogitsOnlyHead:
         session: the head.
         first_id: token id of its first row.
         end_row: row of `<|im_end|>`, or None where it is in another head.
-        softmax: for the confidences of many long rows, if given.
     """
 
     def __init__(
@@ -104,12 +102,10 @@ class LogitsOnlyHead:
         session: GraphSession,
         first_id: int,
         end_row: int | None,
-        softmax: Softmax | None = None,
     ) -> None:
         self._session = session
         self._first_id = first_id
         self._end_row = end_row
-        self._softmax = softmax
         self._width = int(session.spec.output("logits").shape[1])
         # One buffer for all: the logits of a block over the whole vocabulary take 16 MB.
         self._room = np.zeros((0, self._width), np.float32)
@@ -128,12 +124,8 @@ class LogitsOnlyHead:
         top = logits[best]
 
         def sum_exp() -> Floats:
-            if self._softmax is not None and self._softmax.is_worthwhile(logits):
-                self._softmax.in_place(logits)
-                total: Floats = np.reciprocal(logits[best])
-            else:
-                relative = np.subtract(logits, top[:, None], out=logits)
-                total = np.exp(relative, out=relative).sum(axis=1)
+            relative = np.subtract(logits, top[:, None], out=logits)
+            total: Floats = np.exp(relative, out=relative).sum(axis=1)
             return total
 
         return HeadBest(columns + self._first_id, top, sum_exp)
@@ -157,8 +149,8 @@ class LogitsOnlyHead:
         return logits
 
 
-def head_for(session: GraphSession, layout: TokenLayout, softmax: Softmax | None = None) -> Head:
-    """Return what runs a head of this form; `softmax` see `LogitsOnlyHead`."""
+def head_for(session: GraphSession, layout: TokenLayout) -> Head:
+    """Return what runs a head of this form."""
     if len(session.spec.outputs) > 1:
         return StandardHead(session)
     is_text = session.spec.name == TEXT_HEAD
@@ -166,5 +158,4 @@ def head_for(session: GraphSession, layout: TokenLayout, softmax: Softmax | None
         session,
         0 if is_text else layout.audio_start,
         layout.im_end_id if is_text else None,
-        softmax,
     )

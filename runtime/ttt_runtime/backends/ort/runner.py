@@ -25,8 +25,6 @@ from ttt_runtime.backends.ort.session import (
     check_device,
     require_onnxruntime,
 )
-from ttt_runtime.backends.ort.softmax import Softmax
-from ttt_runtime.backends.ort.top_k import TopKFinder
 from ttt_runtime.backends.ort.trim_memory import forget_pages, whole_pieces
 from ttt_runtime.bundle.embeddings import EmbeddingTable
 from ttt_runtime.bundle.folder import Bundle
@@ -50,8 +48,6 @@ class OrtRunner(Heads):
         bucket_rows: the bound part of the cache grows in steps of this many rows.
         poison: NaN in every cache row not written (tests; needs bucket_rows 1).
         block_decoder: runs the forwards of more than one row, if given.
-        top_k_finder: goes over the logits that text is drawn from, if given.
-        softmax: gives the confidences of a block's long rows, if given.
 
     Attributes:
         why_not_native: why our own kernels do not run the bundle, where they were tried.
@@ -71,16 +67,10 @@ class OrtRunner(Heads):
         bucket_rows: int = BUCKET_ROWS,
         poison: bool = False,
         block_decoder: GraphSession | None = None,
-        top_k_finder: TopKFinder | None = None,
-        softmax: Softmax | None = None,
     ) -> None:
         if poison and bucket_rows != 1:
             raise ConfigError("a poisoned cache needs bucket_rows 1: bound rows must be written")
-        super().__init__(
-            head_for(text_head, layout, softmax),
-            head_for(speech_head, layout, softmax),
-            top_k_finder,
-        )
+        super().__init__(head_for(text_head, layout), head_for(speech_head, layout))
         self.capacity = capacity
         self._decoder = decoder
         self._embeddings = embeddings
@@ -145,8 +135,6 @@ class OrtRunner(Heads):
             bucket_rows=bucket_rows,
             poison=poison,
             block_decoder=block,
-            top_k_finder=TopKFinder(settings),
-            softmax=Softmax(settings),
         )
 
     @property
