@@ -22,7 +22,13 @@ RUNTIME_LEVELS = (
     {"doctor", "profiler", "server"},
     {"cli"},
 )
-LEAVES = {"ttt_ref.config", "ttt_ref.errors", "ttt_ref.offline", "ttt_ref.package"}
+LEAVES = {
+    "ttt_ref.config",
+    "ttt_ref.errors",
+    "ttt_ref.offline",
+    "ttt_ref.package",
+    "ttt_ref.released",
+}
 NEVER_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "safetensors"}
 
 

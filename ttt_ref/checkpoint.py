@@ -29,6 +29,9 @@ from ttt_ref.tokenizer_files import TOKENIZER_FILES, load_tokenizer, read_json
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 4_000_000_000
+# In the metadata of a weight file: its weights were drawn, nothing was ever learnt. There and not
+# in config.json, so that a random checkpoint has the published form to the letter.
+RANDOM_MARK = "ttt_random"
 
 
 class Loaded(NamedTuple):
@@ -150,6 +153,22 @@ def iter_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
             ) from None
 
 
+def is_random(folder: Path) -> bool:
+    """Tell whether a checkpoint's weights were drawn by `ttt-random`.
+
+    Raises:
+        CheckpointError: there are no weight files, or the first is damaged.
+    """
+    file = weight_files(folder)[0]
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as shard:
+            return RANDOM_MARK in (shard.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is truncated or damaged ({error}); download it again"
+        ) from None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in order.
 
@@ -239,6 +258,7 @@ def write_weights(
     weights: Iterable[tuple[str, Tensor]],
     sizes: Mapping[str, int],
     shard_bytes: int = SHARD_BYTES,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write weights as one file, or as shards with an index, holding one shard in memory.
 
@@ -247,6 +267,7 @@ def write_weights(
         weights: (name, tensor) in the order of ``sizes``; may be a generator.
         sizes: name -> bytes of all weights: decides the shards before any weight exists.
         shard_bytes: largest size of a file; a single larger tensor gets a file of its own.
+        metadata: further entries for the header of each file.
     """
     shard_of: dict[str, int] = {}
     shard, filled = 0, 0
@@ -264,19 +285,21 @@ def write_weights(
     current = 0
     for name, value in weights:
         if shard_of[name] != current:
-            _write_shard(folder / file_name(current), held)
+            _write_shard(folder / file_name(current), held, metadata)
             held, current = {}, shard_of[name]
         held[name] = value.detach().to("cpu").contiguous()
-    _write_shard(folder / file_name(current), held)
+    _write_shard(folder / file_name(current), held, metadata)
     if count > 1:
         weight_map = {name: file_name(number) for name, number in shard_of.items()}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_json(folder / INDEX_FILE, index)
 
 
-def _write_shard(file: Path, weights: dict[str, Tensor]) -> None:
+def _write_shard(
+    file: Path, weights: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     try:
-        save_file(weights, str(file), metadata={"format": "pt"})
+        save_file(weights, str(file), metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:  # its only cause here: the file system
         raise CheckpointError(f"{file} cannot be written ({error})") from None
     file.chmod(0o644)  # the library makes it private

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -20,7 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from torch import Tensor
 
-from ttt_ref.checkpoint import config_dict, staged_folder, write_json, write_weights
+from ttt_ref.checkpoint import RANDOM_MARK, config_dict, staged_folder, write_json, write_weights
+from ttt_ref.codec.glm4voice.random_weights import write_codec
 from ttt_ref.config import (
     AUDIO_MARKER,
     BEGIN_OF_AUDIO,
@@ -43,6 +44,7 @@ from ttt_ref.package import print_version
 from ttt_ref.tokenizer_files import build_tokenizer
 
 SHARD_BYTES = 1_000_000_000
+RELEASED_CODES = 16_384
 CHUNK_VALUES = 16_000_000  # values drawn at a time: float32 draws of a large table stay small
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -90,6 +92,8 @@ class Like:
 
     def specials(self) -> list[str]:
         """Return the special tokens in the official order."""
+        if not self.num_codes:  # a plain model of text, as ttt-init wants it
+            return [PAD, IM_START, IM_END, *self.unused_specials]
         return [
             *(PAD, IM_START, IM_END),
             *self.unused_specials,
@@ -131,6 +135,12 @@ def _qwen(hidden: int, intermediate: int, layers: int, heads: int, positions: in
 
 LIKES = {
     "tiny": Like(64, 160, 3, 4, 2, 2048, 256, (), 64, "float32"),
+    # The published form in every token and file, small enough for a test.
+    "released-tiny": Like(
+        64, 160, 3, 4, 2, 512, 256, _QWEN_SPECIALS + _QWEN_FILLERS, 16_384, "bfloat16"
+    ),
+    # A plain Qwen2.5 checkpoint without speech tokens, for ttt-init.
+    "plain-tiny": Like(64, 160, 3, 4, 2, 2048, 256, _QWEN_SPECIALS, 0, "float32"),
     "qwen2.5-0.5b": _qwen(896, 4864, 24, 14, 32_768),
     "qwen2.5-1.5b": _qwen(1536, 8960, 28, 12, 131_072),
     "qwen2.5-3b": _qwen(2048, 11_008, 36, 16, 32_768),
@@ -206,13 +216,11 @@ def random_checkpoint(
         tokenizer = make_tokenizer(shape.regular_tokens, shape.specials())
         tokenizer.save(str(staging / "tokenizer.json"))
         _write_tokenizer_config(staging, tokenizer, config)
-        hf_config = config_dict(config, _layout(tokenizer, config), torch_dtype)
-        noise = NoiseConfig()
-        hf_config["unmasked_audio_prob"] = noise.unmasked_audio_prob
-        hf_config["prefix_preservation_ratio"] = noise.prefix_preservation_ratio
+        hf_config = _hf_config(shape, config, tokenizer, torch_dtype)
         write_json(staging / "config.json", hf_config)
         weights = random_weights(config, torch_dtype, seed, progress)
-        write_weights(staging, weights, sizes, SHARD_BYTES)
+        mark = {RANDOM_MARK: f"seed {seed}"}
+        write_weights(staging, weights, sizes, SHARD_BYTES, mark)
 
 
 def weight_sizes(config: ModelConfig, dtype: torch.dtype) -> dict[str, int]:
@@ -243,6 +251,25 @@ def random_weights(
         if progress is not None:
             progress(tensor.numel() * tensor.element_size())
         yield name, tensor
+
+
+def _hf_config(
+    shape: Like, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return config.json: the released form, or a plain Qwen2.5's where there are no codes."""
+    if not shape.num_codes:
+        return {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            **config.to_dict(),
+            "hidden_act": "silu",
+            "torch_dtype": str(dtype).removeprefix("torch."),
+        }
+    hf_config = config_dict(config, _layout(tokenizer, config), dtype)
+    noise = NoiseConfig()
+    hf_config["unmasked_audio_prob"] = noise.unmasked_audio_prob
+    hf_config["prefix_preservation_ratio"] = noise.prefix_preservation_ratio
+    return hf_config
 
 
 def _layout(tokenizer: Tokenizer, config: ModelConfig) -> TokenLayout:
@@ -296,9 +323,23 @@ def _command(
             help="Show the version and exit.",
         ),
     ] = False,
+    codec: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a random GLM-4-Voice codec here (tokenizer/, decoder/): in its real "
+            "shapes, for a tiny model in small ones with all codes."
+        ),
+    ] = None,
 ) -> None:
     """Write a random-weight checkpoint in the released format."""
     with exit_on_error(), _progress_bar() as bar:
+        if codec is not None and like in LIKES and LIKES[like].num_codes != RELEASED_CODES:
+            raise ConfigError(
+                f"--codec needs a --like with the {RELEASED_CODES} released codes; {like} has "
+                f"{LIKES[like].num_codes}"
+            )
+        if codec is not None and codec.exists() and not force:
+            raise CheckpointError(f"{codec} exists already; choose another name or --force")
         task = bar.add_task("weights", total=None)
         if like in LIKES:
             stored = DTYPES.get(dtype or LIKES[like].dtype, torch.float32)
@@ -311,6 +352,9 @@ def _command(
             overwrite=force,
             progress=lambda done: bar.advance(task, done),
         )
+        if codec is not None:
+            with staged_folder(codec, overwrite=force) as staging:
+                write_codec(staging, "small" if like == "released-tiny" else "real", seed)
     megabytes = math.ceil(sum(file.stat().st_size for file in out.iterdir()) / 1e6)
     typer.echo(f"{out}: {like}, {megabytes} MB")
 

@@ -58,6 +58,10 @@ MaxKl = Annotated[
 MinAgreement = Annotated[
     float | None, typer.Option(min=0, max=1, help="Gate: smallest share of equal choices.")
 ]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="System texts of the tasks (TOML or JSON) in place of its own."),
+]
 CacheRows = Annotated[
     int | None, typer.Option(min=1, help="Cache length of tensorrt and rtx (default 4096).")
 ]
@@ -129,6 +133,7 @@ def _command(
     revision: Revision = None,
     local_files_only: LocalFilesOnly = False,
     adapter: Adapter = None,
+    prompts: PromptsFile = None,
     sequences: Sequences = None,
     max_kl: MaxKl = None,
     min_agreement: MinAgreement = None,
@@ -186,6 +191,7 @@ def _command(
         block_body=block_body,
         form=choice.form,
         target=target,
+        prompts=prompts,
         sequences=sequences,
         speech_tokenizer=None if speech_tokenizer is None else Path(speech_tokenizer),
         speech_decoder=None if speech_decoder is None else Path(speech_decoder),

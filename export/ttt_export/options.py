@@ -14,9 +14,10 @@ from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Gates, Recipe, default_recipe, read_recipe
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import BundleError, CheckpointError, ConfigError
+from ttt_ref.released import prompts_or_released
 from ttt_runtime.bundle.basic_spec import BASIC
 from ttt_runtime.bundle.graph_spec import CacheLayout, Dim
-from ttt_runtime.dialogue.prompt import Prompts
+from ttt_runtime.dialogue.prompt import Prompts, read_prompts
 
 # Engines that are built for one cache length; the others bind as much as the context needs.
 FIXED_CACHE_ENGINES: Final = ("tensorrt", "rtx")
@@ -48,6 +49,7 @@ class ExportOptions:
         hub_name: the hub's name of the checkpoint, if it came from there; goes into the bundle.
         seed: draws synthetic sequences and the validation's inputs.
         questions: recordings to put to the finished bundle before it is published.
+        prompts: a TOML or JSON file of system texts, in place of the checkpoint's own.
         force: replace an existing bundle.
         engines: build the engines of tensorrt and rtx too; without them `ttt-engines` builds them
             on the device.
@@ -76,6 +78,7 @@ class ExportOptions:
     engines: bool = True
     form: str = "standard"
     target: str | None = None
+    prompts: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse forms that do not exist."""
@@ -186,17 +189,24 @@ class ExportOptions:
 
 
 def extra_config(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint, prompts_file: Path | None = None
 ) -> tuple[dict[str, GenerationConfig], Mapping[str, Any]]:
-    """Return the checkpoint's presets (the released two if it names none) and prompts."""
+    """Return the checkpoint's presets (the released two if it names none) and its prompts.
+
+    A checkpoint of the released layout that names no prompts has the published tasks; a file of
+    prompts stands in place of either.
+    """
     presets = checkpoint.raw_config.get("ttt_presets")
     prompts = checkpoint.raw_config.get("ttt_prompts", {})
+    if prompts_file is not None:
+        prompts = read_prompts(prompts_file)
     if not isinstance(prompts, Mapping):
         raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts must be a table")
     try:
         Prompts.from_dict(prompts)  # what the runtime would refuse is told before the work
     except BundleError as error:
         raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts: {error}") from None
+    prompts, _ = prompts_or_released(prompts, checkpoint.layout)
     if presets is None:
         return {name: GenerationConfig.preset(name) for name in ("script", "paper")}, prompts
     if not isinstance(presets, Mapping):

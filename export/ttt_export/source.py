@@ -11,9 +11,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ttt_export.weights import CheckpointWeights, WeightSource
-from ttt_ref.checkpoint import read_config, read_layout, read_model_config
+from ttt_ref.checkpoint import is_random, read_config, read_layout, read_model_config
 from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError
+from ttt_ref.hub import find_folder
 from ttt_ref.tokenizer_files import load_tokenizer
 
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*", "calibration.jsonl")
@@ -31,6 +32,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     weights: WeightSource
     stored_bytes: int
+    is_random: bool = False  # drawn by ttt-random: gates have nothing to hold
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -103,7 +105,8 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | Path | None = N
         from ttt_export.adapters import merge_adapter
 
         weights = merge_adapter(stored, Path(adapter))
-    return Checkpoint(folder, raw, config, layout, tokenizer, weights, stored.stored_bytes())
+    size = stored.stored_bytes()
+    return Checkpoint(folder, raw, config, layout, tokenizer, weights, size, is_random(folder))
 
 
 def find_checkpoint(
@@ -113,34 +116,7 @@ def find_checkpoint(
     local_files_only: bool = False,
     patterns: Sequence[str] = HUB_PATTERNS,
 ) -> Path:
-    """Return the folder of a checkpoint: `model` is a folder, or an `org/name` of the hub.
-
-    Downloads resume where they stopped; `HF_HUB_OFFLINE` and the other variables of
-    huggingface_hub hold. `revision` belongs to hub names only; `patterns` say which files of the
-    repository are fetched.
-
-    Raises:
-        CheckpointError: the folder or the repository cannot be had.
-    """
-    if Path(model).exists():
-        if revision is not None:
-            raise CheckpointError(f"{model} is a folder; --revision belongs to hub names")
-        return Path(model)
-    parts = model.split("/")
-    if len(parts) != 2 or not all(parts) or model.startswith((".", "~")):
-        raise CheckpointError(f"no checkpoint folder at {model}, and it is no hub name (org/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=list(patterns),
-            )
-        )
-    except Exception as error:  # many classes over the library's versions and its HTTP client
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        offline = " (offline: only downloaded files are used)" if local_files_only else ""
-        raise CheckpointError(f"hub checkpoint {model} cannot be had{offline}: {reason}") from None
+    """Return the folder of a checkpoint; see `ttt_ref.hub.find_folder`."""
+    return find_folder(
+        model, revision=revision, local_files_only=local_files_only, patterns=patterns
+    )

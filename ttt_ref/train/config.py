@@ -180,6 +180,33 @@ class OptimizerSection:
 
 
 @dataclass(frozen=True)
+class LoraSection:
+    """Low-rank adapters through peft. ``rank`` 0 trains all weights.
+
+    ``modules`` are the matrices that get an adapter; ``whole`` are trained whole and stored in the
+    adapter (the table of embeddings, where the speech tokens are new). ``alpha`` is the numerator
+    of the scale, alpha / rank.
+    """
+
+    rank: int = 0
+    alpha: int = 32
+    dropout: float = 0.0
+    modules: tuple[str, ...] = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+    whole: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 0, f"lora.rank is {self.rank}; expected 0 (none) or more")
+        _require(self.alpha > 0, f"lora.alpha is {self.alpha}; must be above 0")
+        _require(
+            0.0 <= self.dropout < 1.0, f"lora.dropout is {self.dropout}; expected 0 to below 1"
+        )
+        _require(bool(self.modules), "lora.modules is empty; name at least one matrix")
+
+
+@dataclass(frozen=True)
 class ScheduleSection:
     """Warm-up by steps, then a cosine over steps or over minutes of training time."""
 
@@ -238,16 +265,28 @@ class TrainConfig:
     seed: int = 1
     precision: str = "auto"
     threads: int = 0
+    master_weights: str = "fp32"
+    gradient_checkpointing: bool = False
     batch: BatchSection = field(default_factory=BatchSection)
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
     augment: AugmentSection = field(default_factory=AugmentSection)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    lora: LoraSection = field(default_factory=LoraSection)
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     log: LogSection = field(default_factory=LogSection)
 
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("master_weights", self.master_weights, ("fp32", "bf16"))
+        _require(
+            not (self.lora.rank and self.model.tokenizer),
+            "lora.rank is set, but [model] starts from fresh weights; give a `checkpoint`",
+        )
+        _require(
+            not (self.lora.rank and self.optimizer.ema_decay),
+            "lora.rank and optimizer.ema_decay are both set; adapters have no moving average",
+        )
         _require(len(self.data) > 0, "no training data; add at least one [[data]] with a path")
 
 

@@ -27,6 +27,7 @@ from ttt_ref.train.device import mixed_precision
 from ttt_ref.train.ema import WeightAverage
 from ttt_ref.train.evaluate import Evaluation, figures
 from ttt_ref.train.logs import RunLog
+from ttt_ref.train.lora import add_adapters, checkpoint_layers, merged, save_adapter
 from ttt_ref.train.objective import Objective, score
 from ttt_ref.train.optimizers import make_optimizers
 from ttt_ref.train.sampler import Position, Sampler
@@ -71,7 +72,16 @@ class Trainer:
         self.schedule = Schedule(config.optimizer.learning_rate, config.schedule)
         whole = self.accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
         on_cpu = self.accelerator.device.type == "cpu"
-        objective = Objective(start.model.train(), start.layout.audio_start, whole and on_cpu)
+        plain = not config.lora.rank and not config.gradient_checkpointing
+        if config.master_weights == "bf16":
+            start.model.to(torch.bfloat16)
+            plain = False
+        if config.lora.rank:
+            add_adapters(start.model, config.lora)
+        if config.gradient_checkpointing:
+            checkpoint_layers(start.model)
+        by_rows = whole and on_cpu and plain  # the fast forward reads plain float32 matrices
+        objective = Objective(start.model.train(), start.layout.audio_start, by_rows)
         sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
         if config.optimizer.name == "muon" and self.accelerator.distributed_type in sharded:
             raise ConfigError(
@@ -337,7 +347,10 @@ class Trainer:
         self.sampler.seek(Position(position["pool"], tuple(position["cursors"]), position["batch"]))
 
     def export(self, folder: Path) -> None:
-        """Write the model (its moving average where kept) in the released format."""
+        """Write the model (its moving average where kept) in the released format.
+
+        A run with adapters writes the merged model, and beside it the adapter in peft's form.
+        """
         averaged = self.average.applied() if self.average else contextlib.nullcontext()
         with averaged:
             weights = self.accelerator.get_state_dict(self.module)  # all processes: FSDP gathers
@@ -345,6 +358,10 @@ class Trainer:
             return
         prefix = "model."
         own = {name.removeprefix(prefix): value.float() for name, value in weights.items()}
+        if self.config.lora.rank:
+            beside, base = folder.with_name("adapter"), self.config.model.checkpoint
+            save_adapter(own, self.config.lora, beside, Path(base).name)
+            own = merged(own, self.config.lora)
         with torch.device("meta"):
             model = type(self.start.model)(self.start.model.config)
         model.load_state_dict(own, assign=True)

@@ -1,4 +1,4 @@
-"""ttt-assistant: answer, transcribe, speak, live."""
+"""ttt-assistant: answer, transcribe, ask, chat, speak, live."""
 
 from __future__ import annotations
 
@@ -49,10 +49,42 @@ def answer(
 @app.command()
 @with_options(Options, without=("overlap",))
 def transcribe(options: Options, inputs: Inputs, max_seconds: MaxSeconds = 60.0) -> None:
-    """Write down what is said."""
+    """Write down what is said.
+
+    A published model repeats the speech between its words; it is computed, as in training, and not
+    decoded. `--exactness fast --fast text_only` leaves it out.
+    """
     from ttt_runtime.cli.assistant_run import run_transcribe
 
     run_transcribe(options, inputs, max_seconds=max_seconds)
+
+
+@app.command()
+@with_options(Options)
+def ask(
+    options: Options,
+    instruction: Annotated[str, typer.Argument(help="What to do with the audio, in words.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Sound file; - is stdin.")],
+    output: Output = None,
+    play: Play = False,
+    max_seconds: MaxSeconds = 60.0,
+) -> None:
+    """Follow a written instruction about a sound, such as: Please generate a caption for it."""
+    from ttt_runtime.cli.assistant_run import run_ask
+
+    run_ask(options, instruction, source, output, play=play, max_seconds=max_seconds)
+
+
+@app.command()
+@with_options(Options, without=("overlap",))
+def chat(
+    options: Options,
+    text: Annotated[str, typer.Argument(help="What to answer; - reads it from stdin.")],
+) -> None:
+    """Answer a written question in text."""
+    from ttt_runtime.cli.assistant_run import run_chat
+
+    run_chat(options, text)
 
 
 @app.command()

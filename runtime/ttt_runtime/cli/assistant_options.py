@@ -39,6 +39,9 @@ class Options:
         ),
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="Seed of random draws.")] = 0
+    system: Annotated[
+        str | None, typer.Option(help="System text in place of the bundle's, for this task.")
+    ] = None
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line instead of text.")
     ] = False

@@ -16,14 +16,18 @@ from ttt_runtime.cli.assistant_options import Options
 from ttt_runtime.cli.printable import printable
 from ttt_runtime.decode.approximations import exactness_named, parse_approximations
 from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Part, Reply, TextPart
+from ttt_runtime.dialogue.prompt import Task
 from ttt_runtime.dialogue.timeline import PHASES
 
 MAX_TEXT_CHARACTERS: Final = 2000
 SHIPPED: Final = Path(__file__).resolve().parent.parent / "bundles" / "tiny"
 
 
-def load_assistant(options: Options) -> Assistant:
-    """Load the assistant that the options ask for, and say what a user should know of it."""
+def load_assistant(options: Options, task: Task) -> Assistant:
+    """Load the assistant that the options ask for, and say what a user should know of it.
+
+    `task` is what `--system` gives a text to; a model without it is refused before anything else.
+    """
     exactness = exactness_named(options.exactness)
     assistant = Assistant.from_bundle(
         shipped_or(options.bundle),
@@ -34,8 +38,12 @@ def load_assistant(options: Options) -> Assistant:
         threads=options.threads,
         overlap=options.overlap,
     )
-    if note := assistant.engine.runner.note:
-        print(f"note: {note}", file=sys.stderr)
+    for note in (assistant.engine.runner.note, assistant.prompts.note):
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    if options.system is not None:
+        assistant.prompts.replace_system(task, options.system)
+    assistant.prompts.prompts.system_text(task)
     return assistant
 
 
@@ -86,7 +94,7 @@ def run_answer(
     report = sys.stderr if output == "-" else sys.stdout
     # Wrong inputs are told before the model is loaded where that needs no model.
     _check_inputs(inputs)
-    assistant = load_assistant(options)
+    assistant = load_assistant(options, "answer")
     for source, target in zip(inputs, targets, strict=True):
         recording = _read(assistant, source, max_seconds)
         speak = play or target is not None
@@ -99,7 +107,7 @@ def run_answer(
 def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: float) -> None:
     """Transcribe every input."""
     _check_inputs(inputs)
-    assistant = load_assistant(options)
+    assistant = load_assistant(options, "transcribe")
     for source in inputs:
         recording = _read(assistant, source, max_seconds)
         reply = _follow(assistant.transcribe(recording.audio, seed=options.seed), None, None)
@@ -115,17 +123,55 @@ def run_speak(options: Options, text: str, output: str | None, *, play: bool) ->
     if output is None and not play:
         raise ConfigError("nowhere to put the sound; give -o OUT.wav or --play")
     report = sys.stderr if output == "-" else sys.stdout
-    if text == "-":
-        text = _stdin_text()
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise ConfigError(
-            f"the text has {len(text)} characters; at most {MAX_TEXT_CHARACTERS} are spoken at once"
-        )
-    assistant = load_assistant(options)
+    text = _text(text)
+    assistant = load_assistant(options, "speak")
     parts = assistant.speak(text, seed=options.seed)
     with _Sound(output, _rate_hz(assistant), play=play) as sound:
         reply = _follow(parts, sound, None)
     _report(options, reply, None, output, report)
+
+
+def run_ask(
+    options: Options,
+    instruction: str,
+    source: str,
+    output: str | None,
+    *,
+    play: bool,
+    max_seconds: float,
+) -> None:
+    """Follow an instruction about one input."""
+    (target,) = _targets([source], output)
+    report = sys.stderr if output == "-" else sys.stdout
+    _check_inputs([source])
+    assistant = load_assistant(options, "ask")
+    recording = _read(assistant, source, max_seconds)
+    speak = play or target is not None
+    parts = assistant.ask(_text(instruction), recording.audio, seed=options.seed, speak=speak)
+    with _Sound(target, _rate_hz(assistant), play=play) as sound:
+        reply = _follow(parts, sound, None if options.json else report)
+    _report(options, reply, source, target, report)
+
+
+def run_chat(options: Options, text: str) -> None:
+    """Answer a text in text; `-` reads it from stdin."""
+    text = _text(text)
+    assistant = load_assistant(options, "chat")
+    parts = assistant.chat(text, seed=options.seed)
+    reply = _follow(parts, None, None if options.json else sys.stdout)
+    if options.json:
+        _report(options, reply, None, None, sys.stdout)
+
+
+def _text(text: str) -> str:
+    """Return a text of the command line (`-`: of stdin) that is not too long."""
+    if text == "-":
+        text = _stdin_text()
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise ConfigError(
+            f"the text has {len(text)} characters; at most {MAX_TEXT_CHARACTERS} are taken at once"
+        )
+    return text
 
 
 def _stdin_text() -> str:

@@ -53,6 +53,9 @@ class Approximations:
             `constrained_heads`) is computed as ever.
         deadline: while sound is playing, choose each block's number of passes by the time left
             (see `deadline.DeadlineSchedule`), from 1 up to the preset's.
+        text_only: begin no span at all: what a model would say aloud between its words is neither
+            computed nor seen by the words after it. For transcripts of models that repeat the
+            speech.
     """
 
     constrained_heads: bool = True
@@ -61,6 +64,7 @@ class Approximations:
     threshold: float | None = None
     delayed_cache: bool = False
     deadline: bool = False
+    text_only: bool = False
 
     def __post_init__(self) -> None:
         """Refuse unknown values."""

@@ -68,6 +68,8 @@ class Sampler:
             )
         else:
             self._choose_text = self._greedy_text_side if constrained else self._greedy_text_any
+        if options.text_only:
+            self._choose_text = self._no_span
         if config.diffusion_temperature > 0:
             self._choose_speech: ChooseSpeech = (
                 self._gumbel_speech_side if constrained else self._gumbel_any
@@ -126,6 +128,11 @@ class Sampler:
 
     def _top_p_text_side(self, hidden: Floats, forbid_end: bool) -> int:
         return self._sample(self._runner.text_logits(hidden, forbid_end=forbid_end)[0])
+
+    def _no_span(self, hidden: Floats, forbid_end: bool) -> int:
+        logits = self._runner.text_logits(hidden, forbid_end=forbid_end)[0].copy()
+        logits[list(self._layout.begin_ids)] = -np.inf
+        return self._sample(logits) if self._config.samples_text else int(logits.argmax())
 
     def _sample(self, *parts: Floats) -> int:
         c = self._config

@@ -52,7 +52,7 @@ class Reply:
     """A finished turn; the last part.
 
     Attributes:
-        task: answer, transcribe or speak.
+        task: answer, transcribe, speak, ask or chat.
         heard: what the model says that it heard ("" if the model does not write it down).
         text: the answer's text.
         audio_seconds: length of the spoken answer.
@@ -195,6 +195,35 @@ class Assistant:
             raise ConfigError("there is no text to speak; give at least one word")
         return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
 
+    def ask(
+        self,
+        instruction: str,
+        audio: Audio,
+        *,
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+        speak: bool = True,
+    ) -> Iterator[Part]:
+        """Follow a written instruction about audio float32 [T], such as to caption it."""
+        before = self.prompts.encode_plain(instruction.strip())
+        if not before:
+            raise ConfigError("there is no instruction; say in words what to do with the audio")
+        return self._hear("ask", audio, (), seed, cancel, speak=speak, before=before)
+
+    def chat(
+        self,
+        text: str,
+        *,
+        history: Sequence[int] = (),
+        seed: int = 0,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Part]:
+        """Answer a written question in text."""
+        content = self.prompts.encode_plain(text.strip())
+        if not content:
+            raise ConfigError("there is no text to answer; give at least one word")
+        return self._turn("chat", content, history, Timeline(), seed, cancel, speak=False)
+
     def respond(
         self,
         task: Task,
@@ -271,6 +300,7 @@ class Assistant:
         cancel: threading.Event | None,
         *,
         speak: bool,
+        before: Sequence[int] = (),
     ) -> Iterator[Part]:
         timeline = Timeline()
         self.prompts.prompts.system_text(task)  # a model without this task says so first
@@ -283,7 +313,7 @@ class Assistant:
         if not codes:
             yield from self._heard_nothing(task, history, timeline, seed, cancel, speak=speak)
             return
-        content = self.prompts.speech(codes)
+        content = [*before, *self.prompts.speech(codes)]
         yield from self._turn(task, content, history, timeline, seed, cancel, speak=speak)
 
     def _heard_nothing(
@@ -298,7 +328,7 @@ class Assistant:
     ) -> Iterator[Part]:
         """Say so, in the model's voice if it has one; a transcript is simply empty."""
         seconds = 0.0
-        if task == "answer":
+        if task in ("answer", "ask"):
             yield TextPart(HEARD_NOTHING)
             if speak and self.decoder is not None and "speak" in self.prompts.prompts.system:
                 content = self.prompts.encode_plain(HEARD_NOTHING)
@@ -308,7 +338,7 @@ class Assistant:
                     elif isinstance(part, Reply):
                         seconds = part.audio_seconds
         timeline.finish()
-        text = HEARD_NOTHING if task == "answer" else ""
+        text = HEARD_NOTHING if task in ("answer", "ask") else ""
         before = len(history)
         yield Reply(task, "", text, seconds, "silence", tuple(history), timeline, before)
 

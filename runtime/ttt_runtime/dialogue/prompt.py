@@ -10,23 +10,30 @@ ever spans two of them. Speech stands in a content as <|begin_of_audio|> codes <
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import BundleError, ConfigError
+from ttt_ref.released import ADDED_NOTE, NO_SPEAK, is_released, prompts_or_released
 from ttt_runtime.bundle.folder import Bundle
 
-Task = Literal["answer", "transcribe", "speak"]
-TASKS: tuple[Task, ...] = ("answer", "transcribe", "speak")
+Task = Literal["answer", "transcribe", "speak", "ask", "chat"]
+TASKS: tuple[Task, ...] = ("answer", "transcribe", "speak", "ask", "chat")
 
 
 @dataclass(frozen=True)
 class Prompts:
     """The bundle's `prompts` table: one system text a task, and the form of the answers.
+
+    `answer` and `transcribe` take speech, `speak` and `chat` a text, `ask` an instruction with the
+    speech behind it.
 
     `transcript_first`: an answer's text is the question as it was heard, a newline, the answer;
     only the answer is spoken.
@@ -35,12 +42,15 @@ class Prompts:
     such as a written-out reckoning; it is neither heard nor said. Empty: there is none.
 
     `single_turn`: the model has learnt questions without anything before them; it gets no history.
+
+    `published`: the model has the published token layout; its makers gave no text for `speak`.
     """
 
     system: Mapping[str, str] = field(default_factory=dict)
     transcript_first: bool = False
     working_mark: str = ""
     single_turn: bool = False
+    published: bool = False
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Prompts:
@@ -64,6 +74,8 @@ class Prompts:
     def system_text(self, task: Task) -> str:
         """Return the system text of a task; BundleError if the model was not made for it."""
         if task not in self.system:
+            if task == "speak" and self.published:
+                raise BundleError(NO_SPEAK)
             known = ", ".join(self.system) or "none"
             raise BundleError(f"this bundle knows no task {task!r} (its tasks: {known})")
         return self.system[task]
@@ -82,6 +94,36 @@ class Prompts:
         return heard.strip(), answer.strip()
 
 
+def read_prompts(path: Path) -> dict[str, Any]:
+    """Read a `prompts` table from a TOML or JSON file.
+
+    It is the table of a bundle (`system`, `transcript_first`, ...) or plainly task = "text" pairs.
+
+    Raises:
+        ConfigError: not TOML or JSON in UTF-8, or a table that the runtime would refuse.
+        OSError: the file cannot be read.
+    """
+    is_json = path.suffix == ".json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if is_json else tomllib.loads(text)
+    except ValueError as error:  # of TOML, of JSON and of UTF-8
+        kind = "JSON" if is_json else "TOML"
+        raise ConfigError(f"{path} is not a {kind} file in UTF-8 ({error})") from None
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f'{path} holds no prompts; expected [system] with task = "text" lines')
+    if all(isinstance(value, str) for value in content.values()):
+        content = {"system": content}
+    try:
+        found = Prompts.from_dict(content)
+    except BundleError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if unknown := sorted(found.system.keys() - set(TASKS)):
+        known = ", ".join(TASKS)
+        raise ConfigError(f"{path}: unknown task {unknown[0]!r}; the tasks are {known}")
+    return content
+
+
 class PromptBuilder:
     """Turns texts and codes into prompt ids.
 
@@ -89,7 +131,12 @@ class PromptBuilder:
         tokenizer: the checkpoint's text tokenizer.
         layout: ids of the special tokens.
         prompts: system texts.
+
+    Attributes:
+        note: what a user should know of the prompts, or "".
     """
+
+    note = ""
 
     def __init__(self, tokenizer: Tokenizer, layout: TokenLayout, prompts: Prompts) -> None:
         self._tokenizer = tokenizer
@@ -121,7 +168,16 @@ class PromptBuilder:
                     f"tokenizer {name} gives {token} the id {tokenizer.token_to_id(token)}, the "
                     f"bundle's layout {token_id}; export it again"
                 )
-        return cls(tokenizer, layout, Prompts.from_dict(bundle.config.prompts))
+        table, added = prompts_or_released(bundle.config.prompts, layout)
+        prompts = replace(Prompts.from_dict(table), published=is_released(layout))
+        builder = cls(tokenizer, layout, prompts)
+        builder.note = ADDED_NOTE if added else ""
+        return builder
+
+    def replace_system(self, task: Task, text: str) -> None:
+        """Give a task another system text; ConfigError if it spells a control token."""
+        self.encode_plain(text)
+        self.prompts = replace(self.prompts, system={**self.prompts.system, task: text})
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text; special tokens written in it are recognised."""

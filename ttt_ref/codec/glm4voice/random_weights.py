@@ -1,7 +1,7 @@
 """Write a codec of random weights in the released files' form, for tests and measurements.
 
     python -m ttt_ref.codec.glm4voice.random_weights OUT              # the released shapes
-    python -m ttt_ref.codec.glm4voice.random_weights OUT --like tiny
+    python -m ttt_ref.codec.glm4voice.random_weights OUT --like tiny    # or small: all 16,384 codes
 
 OUT/tokenizer holds config.json and model.safetensors, OUT/decoder config.yaml, flow.pt, hift.pt.
 """
@@ -9,8 +9,9 @@ OUT/tokenizer holds config.json and model.safetensors, OUT/decoder config.yaml, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import typer
@@ -25,7 +26,17 @@ from ttt_ref.codec.glm4voice.tokenizer import SpeechEncoder
 from ttt_ref.codec.glm4voice.yaml_plain import read_yaml
 from ttt_ref.errors import exit_on_error
 
-Size = Literal["real", "tiny"]
+Size = Literal["real", "tiny", "small"]
+TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
+    "real": released.TOKENIZER,
+    "tiny": released.TINY_TOKENIZER,
+    "small": released.SMALL_TOKENIZER,
+}
+DECODERS: Mapping[str, Mapping[str, Any]] = {
+    "real": released.DECODER,
+    "tiny": released.TINY_DECODER,
+    "small": released.SMALL_DECODER,
+}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -93,7 +104,7 @@ def _audible(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_tokenizer(folder: Path, like: Size = "real", seed: int = 0) -> None:
     """Write the tokenizer's folder."""
-    data = released.TOKENIZER if like == "real" else released.TINY_TOKENIZER
+    data = TOKENIZERS[like]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(data, indent=1) + "\n")
     preprocessor = json.dumps(released.PREPROCESSOR, indent=1) + "\n"
@@ -104,7 +115,7 @@ def write_tokenizer(folder: Path, like: Size = "real", seed: int = 0) -> None:
 
 def write_decoder(folder: Path, like: Size = "real", seed: int = 0) -> None:
     """Write the decoder's folder."""
-    values = released.DECODER if like == "real" else released.TINY_DECODER
+    values = DECODERS[like]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(released.DECODER_YAML.format(**values))
@@ -123,14 +134,14 @@ def write_codec(folder: Path, like: Size = "real", seed: int = 0) -> None:
 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    like: Annotated[str, typer.Option(help="Shapes: real or tiny.")] = "real",
+    like: Annotated[str, typer.Option(help="Shapes: real, tiny or small.")] = "real",
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
     """Write a codec of random weights in the released files' form."""
     with exit_on_error():
-        if like not in ("real", "tiny"):
-            raise typer.BadParameter(f"--like is {like!r}; expected real or tiny")
-        write_codec(out, "real" if like == "real" else "tiny", seed)
+        if like not in TOKENIZERS:
+            raise typer.BadParameter(f"--like is {like!r}; expected {', '.join(TOKENIZERS)}")
+        write_codec(out, cast(Size, like), seed)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,9 @@ TINY_TOKENIZER: dict[str, Any] = TOKENIZER | {
     "quantize_vocab_size": 64,
 }
 
+# The tiny one with the released code book, for checkpoints that speak the released codes.
+SMALL_TOKENIZER: dict[str, Any] = TINY_TOKENIZER | {"quantize_vocab_size": 16384}
+
 # Values of the decoder's YAML that differ between the two sizes.
 DECODER = {
     "codes": 16384,
@@ -84,6 +87,8 @@ TINY_DECODER = {
     "base": 16,
     "f0": 8,
 }
+
+SMALL_DECODER = TINY_DECODER | {"codes": 16384}
 
 # The tags are the released file's habit: a reader must get the values without obeying them.
 DECODER_YAML = """\

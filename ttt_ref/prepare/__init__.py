@@ -1,0 +1,1 @@
+"""Recordings with transcripts become training data: speech tokens and `messages` records."""
