@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import subprocess
 import sys
@@ -34,10 +37,24 @@ log = {{ every_steps = 1, tensorboard = false, progress = false }}
 
 
 def run(name: str, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as training wants it for its signals."""
     program = [sys.executable, "-m", name, *map(str, words)]
     done = subprocess.run(program, capture_output=True, text=True, env=environment())
     assert done.returncode == code, done.stderr
     return done
+
+
+def call(name: str, *words: object, code: int = 0) -> str:
+    """Run a command in this process, which has torch loaded, and return its stderr."""
+    said, left = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.setattr(sys, "argv", [name, *map(str, words)])
+        try:
+            importlib.import_module(name).main()
+        except SystemExit as stop:
+            left = int(stop.code or 0)
+    assert left == code, said.getvalue()
+    return said.getvalue()
 
 
 def tone(path: Path, number: int, subtype: str = "PCM_16") -> None:
@@ -49,8 +66,8 @@ def tone(path: Path, number: int, subtype: str = "PCM_16") -> None:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain Qwen2.5 checkpoint, the same with speech tokens, a codec, and a corpus."""
     folder = tmp_path_factory.mktemp("own")
-    run("ttt_ref.random_weights", "--like", "plain-tiny", folder / "plain")
-    run("ttt_ref.init_checkpoint", folder / "plain", folder / "model")
+    call("ttt_ref.random_weights", "--like", "plain-tiny", folder / "plain")
+    call("ttt_ref.init_checkpoint", folder / "plain", folder / "model")
     write_tokenizer(folder / "codec" / "tokenizer", "small")
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -74,7 +91,7 @@ def test_the_vocabulary_is_extended_in_the_published_order(base: Path) -> None:
 
 
 def test_an_untied_start_has_two_equal_tables(base: Path, tmp_path: Path) -> None:
-    run("ttt_ref.init_checkpoint", base / "plain", tmp_path / "untied", "--untied")
+    call("ttt_ref.init_checkpoint", base / "plain", tmp_path / "untied", "--untied")
     model = checkpoint.load(tmp_path / "untied").model
     assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 
@@ -82,7 +99,7 @@ def test_an_untied_start_has_two_equal_tables(base: Path, tmp_path: Path) -> Non
 def test_init_refuses_other_checkpoints(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for folder, expected in ((base / "model", "Qwen2ForCausalLM"), (tmp_path, "config.json")):
-        said = run("ttt_ref.init_checkpoint", folder, out, code=2).stderr
+        said = call("ttt_ref.init_checkpoint", folder, out, code=2)
         assert expected in said
         assert len(said.splitlines()) == 1
         assert not out.exists()
@@ -90,7 +107,7 @@ def test_init_refuses_other_checkpoints(base: Path, tmp_path: Path) -> None:
 
 def prepare(base: Path, corpus: Path, out: Path, *words: object, code: int = 0) -> str:
     given = [corpus, out, "-m", base / "model", "--codec", base / "codec", *words]
-    return run("ttt_ref.prepare.cli", *given, code=code).stderr
+    return call("ttt_ref.prepare.cli", *given, code=code)
 
 
 def test_recordings_become_a_checkpoint(base: Path, tmp_path: Path) -> None:
