@@ -78,7 +78,7 @@ def run_live(options: Options, live: LiveOptions) -> None:
     front_end = FrontEnd(echo_processor(live.echo), voice_detector(live.voice))
     wake_word: WakeWord | None = MicroWakeWord(live.wake_word) if mode == "wake_word" else None
     recorder = None if live.record is None else TurnRecorder(live.record, RATE_HZ)
-    assistant = load_assistant(replace(options, overlap=True))
+    assistant = load_assistant(replace(options, overlap=True), "answer")
     view: View = JsonView() if options.json else TerminalView(_HINTS[mode])
     conversation = LiveConversation(
         assistant,
