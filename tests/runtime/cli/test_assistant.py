@@ -22,6 +22,7 @@ from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CONFIG_NAME
 from ttt_runtime.cli import assistant_run
 from ttt_runtime.cli.assistant import app
+from ttt_runtime.cli.printable import printable
 from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.terminal.entry import run_app
 
@@ -268,7 +269,7 @@ def test_a_graph_that_is_none_is_one_line(question: Path, tmp_path: Path) -> Non
 
 
 def test_the_text_of_a_model_may_not_steer_the_terminal() -> None:
-    assert assistant_run._printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
+    assert printable("a\x1b[2Jb\tc\n\x07") == "a\ufffd[2Jb\tc\n\ufffd"
 
 
 def test_playing_needs_a_device(cli, question: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
