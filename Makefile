@@ -1,8 +1,11 @@
-# `make talk` hears a shipped question and answers it aloud (runtime only, no torch).
+# `make talk` answers the included question aloud (runtime only, no torch).
 # `make test` runs the tests. Both set up an environment of their own first.
 PYTHON ?= python3.11
 TALK_ENV := .venv-talk
 DEV_ENV := .venv
+PEERS_ENV := .venv-peers
+PEERS_WORK ?= work/peers
+PEERS_ROUNDS ?= 10
 QUESTION ?= samples/question.wav
 ANSWER ?= answer.wav
 # Tests use two processes of one thread each: two cores are enough for everything here.
@@ -18,7 +21,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all lint docs format sanitize sanitize-thread clean
+.PHONY: talk test test-all lint docs check-weight peers format sanitize sanitize-thread clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -31,6 +34,13 @@ KERNELS := hatch_build.py $(wildcard runtime/ttt_runtime/backends/native/src/*.[
 $(DEV_ENV)/ready: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(DEV_ENV)
 	$(DEV_ENV)/bin/pip install --quiet --progress-bar off -e ".[dev]"
+	touch $@
+
+# optimum-intel brings a torchvision for torch's CUDA build, which fails beside another torch.
+$(PEERS_ENV)/ready: benchmarks/peers/requirements.txt pyproject.toml $(KERNELS)
+	$(PYTHON) -m venv $(PEERS_ENV)
+	$(PEERS_ENV)/bin/pip install --quiet --progress-bar off -e ".[cpu]" -r benchmarks/peers/requirements.txt
+	$(PEERS_ENV)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
 talk: $(TALK_ENV)/ready
@@ -52,6 +62,19 @@ docs: $(DEV_ENV)/ready
 	PATH="$(CURDIR)/$(DEV_ENV)/bin:$$PATH" NO_MKDOCS_2_WARNING=1 $(DEV_ENV)/bin/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
+# Refuses commits (since origin/main, or RANGE=A..B) that make every clone too heavy.
+check-weight:
+	$(PYTHON) .ci/check_weight.py $(RANGE)
+
+# Text steps and blocks beside llama.cpp, onnxruntime-genai, OpenVINO and torch: an environment for
+# the peers, a checkpoint of random weights, its bundle, the peers' models, then all in turns. An hour.
+peers: $(PEERS_ENV)/ready $(PEERS_WORK)/bundle
+	$(PEERS_ENV)/bin/python -m benchmarks.peers $(PEERS_WORK)/random-0.5b $(PEERS_WORK)/bundle --work $(PEERS_WORK) --rounds $(PEERS_ROUNDS)
+
+$(PEERS_WORK)/bundle: | $(DEV_ENV)/ready
+	test -d $(PEERS_WORK)/random-0.5b || $(DEV_ENV)/bin/ttt-random --like qwen2.5-0.5b $(PEERS_WORK)/random-0.5b
+	$(DEV_ENV)/bin/ttt-export -m $(PEERS_WORK)/random-0.5b -p int4 --block-body int8 --max-kl 1e9 --min-agreement 0 $@
+
 format: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check --fix .
 	$(DEV_ENV)/bin/ruff format .
@@ -67,4 +90,4 @@ sanitize-thread: $(DEV_ENV)/ready
 	TTT_KERNELS_FOLDER=$(SANITIZED)/thread setarch -R $(DEV_ENV)/bin/python -m pytest $(KERNEL_TESTS)
 
 clean:
-	rm -rf $(TALK_ENV) $(DEV_ENV) build dist answer.wav
+	rm -rf $(TALK_ENV) $(DEV_ENV) $(PEERS_ENV) build dist answer.wav

@@ -1,4 +1,4 @@
-"""Our steps beside what a user would pick instead, interleaved in one run.
+"""Our steps beside those of other engines, interleaved in one run: `make peers`, or
 
     ttt-random --like qwen2.5-0.5b CHECKPOINT
     ttt-export -m CHECKPOINT -p int4 --block-body int8 --max-kl 1e9 --min-agreement 0 BUNDLE
