@@ -64,7 +64,8 @@ class Room:
         self._server = subprocess.Popen(
             [
                 *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1"),
-                *("--disallow-exit", "--log-level=error"),
+                # A real-time thread that a busy machine delays is killed for its lateness.
+                *("--disallow-exit", "--log-level=error", "--realtime=no"),
                 *("-L", "module-native-protocol-unix"),
             ],
             env=self.env,
