@@ -1,7 +1,12 @@
-"""Training data files (json, jsonl, parquet) and the dataset over them."""
+"""Training data files (json, jsonl, parquet) and the dataset over them.
+
+Text is UTF-8, with or without a byte-order mark, or UTF-16 and UTF-32 with one (as PowerShell
+writes them); nothing else is guessed.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -51,8 +56,13 @@ class TttDataset(Dataset[Example]):
             raise DataError(f"record {index}: {error}") from None
 
 
-def read_records(path: str | Path) -> list[Record]:
+def read_records(path: str | Path, passed_over: list[str] | None = None) -> list[Record]:
     """Read all records of a ``.json`` (a list), ``.jsonl`` or ``.parquet`` file.
+
+    Args:
+        path: the file.
+        passed_over: if given, lines and records that cannot be used are left out and their errors
+            appended here, in place of being raised.
 
     Raises:
         DataError: another file type, or content that cannot be read.
@@ -60,15 +70,20 @@ def read_records(path: str | Path) -> list[Record]:
     """
     file = Path(path)
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    errors: list[str] = []
     if file.suffix not in readers:
         raise DataError(f"{file}: unknown type {file.suffix!r}; expected {', '.join(readers)}")
     if not file.exists():
         raise FileNotFoundError(2, "no such file", str(file))
-    records = readers[file.suffix](file)
+    records = readers[file.suffix](file, errors)
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise DataError(f"{file}: record {index} is no table but {type(record).__name__}")
-    return records
+            errors.append(f"{file}: record {index} is no table but {type(record).__name__}")
+    if errors and passed_over is None:
+        raise DataError(errors[0])
+    if passed_over is not None:
+        passed_over += errors
+    return [record for record in records if isinstance(record, dict)]
 
 
 def read_sources(path: str | Path, rng: random.Random) -> list[Record]:
@@ -78,7 +93,7 @@ def read_sources(path: str | Path, rng: random.Random) -> list[Record]:
     absolute. Other keys of an entry (names, notes) are passed over.
     """
     config = Path(path)
-    entries = _read_json(config)
+    entries = _read_json(config, [])
     records: list[Record] = []
     for entry in entries:
         if not isinstance(entry, dict) or "path" not in entry:
@@ -100,30 +115,68 @@ def read_sources(path: str | Path, rng: random.Random) -> list[Record]:
     return records
 
 
-def _read_json(file: Path) -> list[Record]:
+# A UTF-32 mark begins with the UTF-16 one, so it is looked for first.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+
+
+def _encoding(file: Path) -> str:
+    with file.open("rb") as opened:
+        begin = opened.read(4)
+    return next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8")
+
+
+def _not_text(file: Path, encoding: str, error: UnicodeError) -> DataError:
+    seen = ""
+    if isinstance(error, UnicodeDecodeError):
+        seen = f" (byte 0x{error.object[error.start]:02x})"
+    name = encoding.removesuffix("-sig").upper()
+    return DataError(f"{file} is not {name} text{seen}; save it as UTF-8")
+
+
+def _json_reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error).split(";")[0]
+
+
+def _read_json(file: Path, errors: list[str]) -> list[Any]:
+    encoding = _encoding(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file} is not valid JSON ({error})") from None
+        content = json.loads(file.read_text(encoding=encoding))
+    except UnicodeError as error:
+        raise _not_text(file, encoding, error) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not valid JSON ({_json_reason(error)})") from None
     if not isinstance(content, list):
         raise DataError(f"{file} must hold a list of records, got {type(content).__name__}")
     return content
 
 
-def _read_jsonl(file: Path) -> list[Record]:
-    records: list[Record] = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file} line {number} is not valid JSON ({error.msg})") from None
+def _read_jsonl(file: Path, errors: list[str]) -> list[Any]:
+    records: list[Any] = []
+    encoding = _encoding(file)
+    try:
+        with file.open(encoding=encoding) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    records.append(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    reason = _json_reason(error)
+                    errors.append(f"{file} line {number} is not valid JSON ({reason})")
+    except UnicodeError as error:
+        raise _not_text(file, encoding, error) from None
     return records
 
 
-def _read_parquet(file: Path) -> list[Record]:
+def _read_parquet(file: Path, errors: list[str]) -> list[Any]:
     """Read a parquet file; a conversation may be a list or, as released, a JSON string."""
     try:
         import pyarrow
@@ -144,9 +197,10 @@ def _read_parquet(file: Path) -> list[Record]:
             if isinstance(record.get(key), str):
                 try:
                     record[key] = json.loads(record[key])
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{file}: {key} of record {len(records)} is not valid JSON ({error.msg})"
-                    ) from None
+                except (ValueError, RecursionError) as error:
+                    reason = _json_reason(error)
+                    errors.append(
+                        f"{file}: {key} of record {len(records)} is not valid JSON ({reason})"
+                    )
         records.append(record)
     return records

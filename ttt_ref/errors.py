@@ -53,7 +53,10 @@ class ExportError(TttError):
 
 
 def _os_error_line(error: OSError) -> str:
-    where = f": {error.filename}" if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    # Of two names (a copy), the first is the source; what is full is where the second lies.
+    name = error.filename2 if full and error.filename2 else error.filename
+    where = f": {name}" if name else ""
     if error.errno == errno.ENOSPC:
         return f"no space left on the device{where}; free some space or choose another folder"
     if isinstance(error, FileNotFoundError):

@@ -7,6 +7,7 @@ corrected by name in :class:`PreprocessConfig`.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from ttt_ref.errors import ConfigError, DataError
 UNCUT_SPAN_TOKENS = 10
 LEAST_KEPT_TOKENS = 5
 KEPT_SHARE = (0.3, 0.9)
+_CODE = re.compile(r"<\|audio_\d+\|>")
 
 _FROM_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
@@ -86,6 +88,8 @@ class Encoder:
         self._im_end = self._special(IM_END)
         self._pad = self._special(PAD)
         self._newline = self._encode("\n")
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self._codes = frozenset(token for token in vocab if _CODE.fullmatch(token))
 
     def encode(self, record: Mapping[str, Any], rng: random.Random) -> Example:
         """Return the example of one record, cut to ``max_len``.
@@ -97,11 +101,24 @@ class Encoder:
             rng: draws the truncation.
 
         Raises:
-            DataError: a record of another form.
+            DataError: a record of another form, or a speech code that the tokenizer does not have
+                (it would be learnt as a dozen pieces of text).
         """
         if isinstance(record.get("text"), str):
+            self._check_codes(record["text"])
             return self.encode_text(record["text"])
-        return self.encode_messages(read_messages(record), rng)
+        messages = read_messages(record)
+        for message in messages:
+            self._check_codes(message["content"])
+        return self.encode_messages(messages, rng)
+
+    def _check_codes(self, text: str) -> None:
+        unknown = set(_CODE.findall(text)) - self._codes
+        if unknown:
+            raise DataError(
+                f"{min(unknown)} is no speech code of this tokenizer, which has "
+                f"{len(self._codes)}; encode the audio with the codec that the model was made for"
+            )
 
     def encode_text(self, text: str) -> Example:
         """Return plain text as an example: every token is learnt, there is no prompt."""

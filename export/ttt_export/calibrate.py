@@ -146,7 +146,7 @@ class CalibratedQuantizer:
                 seen[part].add(rows.numpy())
 
         if seen:
-            self._states.find(index, source, observe)
+            self._states.look(index, source, observe)
         self._seen = {watched[part].name: record for part, record in seen.items()}
 
     def _rescaled(

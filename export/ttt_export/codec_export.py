@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ttt_export.source import CODEC_PATTERNS, Checkpoint, find_checkpoint
 from ttt_ref.errors import CheckpointError, ExportError
+from ttt_runtime.audio.input_settings import KEY as INPUT_KEY
+from ttt_runtime.audio.input_settings import InputSettings
 from ttt_runtime.bundle.folder import Bundle, BundleWriter
 from ttt_runtime.bundle.manifest import CodecEntry
 
@@ -34,8 +37,9 @@ def export_codec(
     the entry.
 
     Args:
-        checkpoint: its config.json names the codec under `ttt_codec`; the files of the built-in
-            codec lie in its `codec` folder.
+        checkpoint: its config.json names the codec under `ttt_codec`, and there what recordings
+            go through (`audio_front_end`, see `InputSettings`); the files of the built-in codec lie
+            in its `codec` folder.
         bundle: where the graphs go.
         engine: what they are made for.
         speech_tokenizer: folder of the GLM-4-Voice speech tokenizer.
@@ -70,7 +74,11 @@ def export_codec(
             f"{checkpoint.path} names the built-in codec but has no {CODEC_FOLDER} folder"
         )
     stored = "fp32" if precision == "fp32" else "int8"
-    return _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, stored))
+    entry = _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, stored))
+    if INPUT_KEY in named:
+        entry = replace(entry, params={**entry.params, INPUT_KEY: named[INPUT_KEY]})
+    InputSettings.of_codec(entry)  # what no bundle could be read with is told now
+    return entry
 
 
 def copy_codec(source: Path, bundle: BundleWriter) -> CodecEntry:

@@ -111,7 +111,7 @@ class CarriedStates:
             _watch_cached(layer, cached)
         self._states = self._through(layer)
 
-    def find(self, index: int, source: WeightSource, observe: Observe) -> None:
+    def look(self, index: int, source: WeightSource, observe: Observe) -> None:
         """Show what the matrices of layer `index` receive, without moving on."""
         layer = load_layer(self._config, index, source)
         _watch(layer, index, observe)

@@ -170,7 +170,8 @@ def config_extra() -> dict[str, Any]:
         for name, steps in STEPS_A_BLOCK.items()
     }  # fmt: skip
     return {
-        "ttt_codec": {"type": "builtin"},
+        # Training cuts examples at 512 tokens: 12 s of question are 300 of them.
+        "ttt_codec": {"type": "builtin", "audio_front_end": {"longest_s": 12.0}},
         "ttt_presets": presets,
         "ttt_prompts": {
             "system": {task: task for task in dialogues.TASKS if task != dialogues.WRITE},

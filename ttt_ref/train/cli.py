@@ -20,6 +20,9 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run.")
     ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over records that cannot be used; count them.")
+    ] = False,
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. seed=2."),
@@ -39,7 +42,9 @@ def command(
     Several processes: `accelerate launch -m ttt_ref.train.cli CONFIG.toml`.
     """
     with exit_on_error():
-        settings = read_config(config, override)
+        settings = read_config(
+            config, [*(override or []), *(["skip_bad=true"] if skip_bad else [])]
+        )
         # Imported late: a mistake in the file should be told before torch has loaded.
         from ttt_ref.train.trainer import train
 

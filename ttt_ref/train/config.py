@@ -255,7 +255,10 @@ class LogSection:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole training run. Read it with :func:`read_config`."""
+    """A whole training run. Read it with :func:`read_config`.
+
+    With `skip_bad`, records that cannot be used are passed over and counted, not refused.
+    """
 
     output_dir: str
     model: ModelSection
@@ -267,6 +270,7 @@ class TrainConfig:
     threads: int = 0
     master_weights: str = "fp32"
     gradient_checkpointing: bool = False
+    skip_bad: bool = False
     batch: BatchSection = field(default_factory=BatchSection)
     objective: ObjectiveSection = field(default_factory=ObjectiveSection)
     augment: AugmentSection = field(default_factory=AugmentSection)

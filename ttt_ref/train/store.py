@@ -1,8 +1,9 @@
 """Tokenized examples in flat memory-mapped arrays, built once per data file and tokenizer.
 
 A store is a folder: `ids.npy` int32 [N], `trained.npy` bool [N] (the labels are the ids where
-true and ignored elsewhere), `offsets.npy` int64 [E + 1] and `prompt_lengths.npy` int32 [E], with
-`store.json` telling what it was made from. N counts tokens, E examples.
+true and ignored elsewhere), `offsets.npy` int64 [E + 1], `prompt_lengths.npy` and
+`first_trained.npy` int32 [E], with `store.json` telling what it was made from. N counts tokens,
+E examples.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import ConfigError
+from ttt_ref.tokenizer_files import TOKENIZER_FILES
 
-FORMAT = 1
+FORMAT = 2
 
 IntArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
@@ -37,13 +39,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Store:
-    """Read-only view of one tokenized file."""
+    """Read-only view of one tokenized file.
+
+    `first_trained` is the position of each example's first trained token, -1 where none is;
+    `passed_over` counts the records that were left out because they cannot be used.
+    """
 
     name: str
     ids: IntArray
     trained: BoolArray
     offsets: NDArray[np.int64]
     prompt_lengths: IntArray
+    first_trained: IntArray
+    passed_over: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
@@ -53,15 +61,23 @@ class Store:
         return Example(self.ids[low:high], self.trained[low:high], int(self.prompt_lengths[index]))
 
 
-def fingerprint(data_file: Path, tokenizer_dir: Path) -> str:
-    """Name of the store: changes with the data file, the tokenizer and this format."""
+def fingerprint(data_file: Path, tokenizer_dir: Path, variant: str = "") -> str:
+    """Name of the store: changes with the data file, this format, and all that decides ids.
+
+    Args:
+        data_file: the file of records.
+        tokenizer_dir: every tokenizer file in it counts: which of them are read depends on which
+            are there.
+        variant: how records are read, where there is a choice.
+    """
     digest = hashlib.sha256()
-    digest.update(f"{FORMAT} {data_file.resolve()}".encode())
+    digest.update(f"{FORMAT} {variant} {data_file.resolve()}".encode())
     status = data_file.stat()
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if (tokenizer_dir / name).exists():
-            digest.update((tokenizer_dir / name).read_bytes())
+    for name in TOKENIZER_FILES:
+        if (tokenizer_dir / name).is_file():
+            content = (tokenizer_dir / name).read_bytes()
+            digest.update(f"{name} {len(content)} ".encode() + content)
     return f"{data_file.stem[:40]}-{digest.hexdigest()[:16]}"
 
 
@@ -73,6 +89,8 @@ def open_store(folder: Path, name: str) -> Store:
         trained=np.load(folder / "trained.npy", mmap_mode="r"),
         offsets=np.load(folder / "offsets.npy"),
         prompt_lengths=np.load(folder / "prompt_lengths.npy"),
+        first_trained=np.load(folder / "first_trained.npy"),
+        passed_over=int(json.loads((folder / "store.json").read_text())["passed_over"]),
     )
 
 
@@ -81,13 +99,22 @@ def build_store(
     tokenizer_dir: Path,
     cache_dir: Path,
     read: Callable[[Path], Iterable[Example]],
+    passed_over: Sequence[str] | None = None,
 ) -> Path:
     """Tokenize `data_file` into `cache_dir` unless that has been done; return the folder.
 
     Written beside and renamed, so an interrupted build leaves no store behind. Errors: ConfigError
     for a file without examples, and whatever `read` raises.
+
+    Args:
+        data_file: the file of records.
+        tokenizer_dir: see `fingerprint`.
+        cache_dir: where stores are kept.
+        read: makes the examples.
+        passed_over: where `read` notes records that it leaves out; None if it leaves out none.
     """
-    folder = cache_dir / fingerprint(data_file, tokenizer_dir)
+    variant = "" if passed_over is None else "skip-bad"
+    folder = cache_dir / fingerprint(data_file, tokenizer_dir, variant)
     if (folder / "store.json").exists():
         return folder
     ids: list[IntArray] = []
@@ -98,7 +125,11 @@ def build_store(
         trained.append(example.trained)
         prompt_lengths.append(example.prompt_length)
     if not ids:
-        raise ConfigError(f"{data_file} holds no examples; expected `messages` or `text` records")
+        left_out = f" ({len(passed_over)} cannot be used: {passed_over[0]})" if passed_over else ""
+        raise ConfigError(
+            f"{data_file} holds no examples{left_out}; expected `messages` or `text` records"
+        )
+    firsts = [int(row.argmax()) if row.any() else -1 for row in trained]
     offsets = np.zeros(len(ids) + 1, np.int64)
     np.cumsum([len(row) for row in ids], out=offsets[1:])
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
@@ -107,7 +138,13 @@ def build_store(
     np.save(temporary / "trained.npy", np.concatenate(trained))
     np.save(temporary / "offsets.npy", offsets)
     np.save(temporary / "prompt_lengths.npy", np.asarray(prompt_lengths, np.int32))
-    made_from = {"format": FORMAT, "file": str(data_file), "examples": len(prompt_lengths)}
+    np.save(temporary / "first_trained.npy", np.asarray(firsts, np.int32))
+    made_from = {
+        "format": FORMAT,
+        "file": str(data_file),
+        "examples": len(prompt_lengths),
+        "passed_over": len(passed_over or ()),
+    }
     (temporary / "store.json").write_text(json.dumps(made_from) + "\n", encoding="utf-8")
     try:
         temporary.rename(folder)

@@ -22,7 +22,7 @@ from ttt_ref.losses import draw_noise
 from ttt_ref.train import state as run_state
 from ttt_ref.train.collate import Feed, make_feed, noise_of, pad
 from ttt_ref.train.config import TrainConfig, to_dict
-from ttt_ref.train.data import open_data
+from ttt_ref.train.data import data_notes, open_data
 from ttt_ref.train.device import mixed_precision
 from ttt_ref.train.ema import WeightAverage
 from ttt_ref.train.evaluate import Evaluation, figures
@@ -59,6 +59,7 @@ class Trainer:
         self.start = start
         with self.accelerator.main_process_first():
             training, held_out = open_data(config, start)
+        self.notes = data_notes([*training, *held_out], config.batch.max_length)
         self.sampler = Sampler(
             training,
             [item.weight for item in config.data],
@@ -116,6 +117,7 @@ class Trainer:
             f"from step {self.step}"
         )
         result: dict[str, float] = {}
+        evaluated = -1  # step of the last evaluation
         with self._signals():
             self.reset_figures()
             elapsed, stop = self._agree()
@@ -124,13 +126,13 @@ class Trainer:
                 elapsed, stop = self._agree()
                 self._after_step(elapsed)
                 if self._due(self.config.evaluation.every_steps):
-                    result = self._evaluate()
+                    result, evaluated = self._evaluate(), self.step
             if stop:
                 self._save(elapsed)
                 self.log.say(f"stopped; checkpoint of step {self.step} in {self.checkpoints}")
                 self.log.close()
                 raise Interrupted
-        if self.config.evaluation.at_end:
+        if self.config.evaluation.at_end and evaluated != self.step:
             result = self._evaluate()
         self._save(elapsed)
         self.export(self.output / "model")

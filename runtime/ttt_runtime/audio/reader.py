@@ -6,6 +6,7 @@ speech tokenizer asks), so memory follows the limit and never the file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError
 from ttt_ref.package import install_command
+from ttt_runtime.audio.channels import ChannelSums
+from ttt_runtime.audio.headers import RawFormat, without_length
 
 if TYPE_CHECKING:
     from ttt_runtime.codec.base import SpeechTokenizer
@@ -40,13 +43,17 @@ SILENCE_PEAK: Final = 1e-3
 
 @dataclass(frozen=True)
 class Recording:
-    """Audio float32 [T] in one channel at `sample_rate_hz`, and what it was read from."""
+    """Audio float32 [T] in one channel at `sample_rate_hz`, and what it was read from.
+
+    `notes`: what a user should know of how it was read.
+    """
 
     audio: Audio
     sample_rate_hz: int
     source: str
     source_rate_hz: int
     source_channels: int
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -67,14 +74,18 @@ def is_silent(audio: Audio) -> bool:
 
 
 def read_question(
-    source: str | os.PathLike[str], tokenizer: SpeechTokenizer, *, max_seconds: float = MAX_SECONDS
+    source: str | os.PathLike[str],
+    tokenizer: SpeechTokenizer,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    raw: RawFormat | None = None,
 ) -> Recording:
     """Read a sound file the way a tokenizer wants to hear it; see `read_audio`.
 
     A tokenizer with a method `hear` brings audio to its rate itself, as it was trained.
     """
     hear: Hear | None = getattr(tokenizer, "hear", None)
-    return read_audio(source, tokenizer.sample_rate_hz, max_seconds=max_seconds, hear=hear)
+    return read_audio(source, tokenizer.sample_rate_hz, max_seconds=max_seconds, hear=hear, raw=raw)
 
 
 def read_audio(
@@ -83,8 +94,12 @@ def read_audio(
     *,
     max_seconds: float = MAX_SECONDS,
     hear: Hear | None = None,
+    raw: RawFormat | None = None,
 ) -> Recording:
     """Read a sound file, mixed to one channel and resampled to `sample_rate_hz`.
+
+    Where the channels cancel in the mix the loudest is taken, and a WAV file whose recorder died
+    before it wrote the length is read to its end; `Recording.notes` tells both.
 
     Args:
         source: path, or `-` for stdin.
@@ -92,6 +107,7 @@ def read_audio(
         max_seconds: longest audio that is accepted.
         hear: makes audio [T'] of that rate from the first channel [T] and the file's rate, in
             place of mixing and resampling.
+        raw: the input is samples without a header, in this format.
 
     Raises:
         AudioError: no sound file, no samples, NaN or infinite samples, or too long.
@@ -100,7 +116,7 @@ def read_audio(
     if str(source) == "-":
         with tempfile.TemporaryFile() as copy:
             _copy_stdin(copy)
-            return _read(copy, "stdin", sample_rate_hz, max_seconds, hear)
+            return _read(copy, "stdin", sample_rate_hz, max_seconds, hear, raw)
     path = Path(source)
     if path.is_dir():
         raise AudioError(f"{path} is a folder; give a sound file")
@@ -108,8 +124,8 @@ def read_audio(
         if not file.seekable():
             with tempfile.TemporaryFile() as copy:
                 _copy(file, copy, str(path))
-                return _read(copy, str(path), sample_rate_hz, max_seconds, hear)
-        return _read(file, str(path), sample_rate_hz, max_seconds, hear)
+                return _read(copy, str(path), sample_rate_hz, max_seconds, hear, raw)
+        return _read(file, str(path), sample_rate_hz, max_seconds, hear, raw)
 
 
 def read_sound(
@@ -143,16 +159,21 @@ def _copy(stream: Any, copy: Any, name: str) -> None:
 
 
 def _read(
-    file: BinaryIO | Any, name: str, rate_hz: int, max_seconds: float, hear: Hear | None
+    file: BinaryIO | Any,
+    name: str,
+    rate_hz: int,
+    max_seconds: float,
+    hear: Hear | None,
+    raw: RawFormat | None = None,
 ) -> Recording:
-    try:
-        sound = soundfile.SoundFile(file)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise AudioError(
-            f"{name} is not a sound file that can be read ({_reason(error)}); "
-            "expected wav, flac, ogg, mp3 or another format of libsndfile"
-        ) from None
-    with sound:
+    notes: tuple[str, ...] = ()
+    with contextlib.ExitStack() as stack:
+        if raw is None and (mended := without_length(file)) is not None:
+            file = stack.enter_context(mended)
+            notes = (f"{name} says that it holds no samples; it is read to its end",)
+        else:
+            file.seek(0)
+        sound = stack.enter_context(_opened(file, name, raw))
         source_hz = sound.samplerate
         if not MIN_RATE_HZ <= source_hz <= MAX_RATE_HZ:
             raise AudioError(
@@ -162,25 +183,62 @@ def _read(
         limit = int(max_seconds * source_hz)
         if sound.frames > limit and sound.frames < 2**62:  # a pipe's header may say "unknown"
             raise AudioError(_too_long(name, sound.frames / source_hz, max_seconds))
-        try:
-            pieces = _pieces(sound, name, rate_hz, limit, max_seconds, first_only=hear is not None)
-        except soundfile.SoundFileError as error:
-            raise AudioError(f"{name} breaks off or is damaged ({_reason(error)})") from None
-        audio = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        sums = ChannelSums(sound.channels)
+        channel = 0 if hear is not None else None
+        resample_hz = source_hz if hear is not None else rate_hz
+
+        def read(channel: int | None) -> list[Audio]:
+            try:
+                return _pieces(sound, name, resample_hz, limit, max_seconds, channel, sums)
+            except soundfile.SoundFileError as error:
+                reason = _reason(error)
+                raise AudioError(f"{name} breaks off or is damaged ({reason})") from None
+
+        pieces = read(channel)
+        if channel is None and (better := sums.better_alone()) is not None:
+            sound = stack.enter_context(_opened(_rewound(file), name, raw))
+            pieces = read(better)
+            notes += (
+                f"the {sound.channels} channels of {name} cancel each other; "
+                f"channel {better + 1} is heard",
+            )
         if not pieces:
             raise AudioError(f"{name} holds no samples; record it again")
+        audio = np.concatenate(pieces)
         if hear is not None:
             audio = hear(audio, source_hz)
-        return Recording(audio, rate_hz, name, source_hz, sound.channels)
+        return Recording(audio, rate_hz, name, source_hz, sound.channels, notes)
+
+
+def _rewound(file: Any) -> Any:
+    file.seek(0)
+    return file
+
+
+def _opened(file: Any, name: str, raw: RawFormat | None) -> Any:
+    options = {} if raw is None else raw.options()
+    try:
+        return soundfile.SoundFile(file, **options)
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise AudioError(
+            f"{name} is not a sound file that can be read ({_reason(error)}); "
+            "expected wav, flac, ogg, mp3 or another format of libsndfile"
+        ) from None
 
 
 def _pieces(
-    sound: Any, name: str, rate_hz: int, limit: int, max_seconds: float, first_only: bool
+    sound: Any,
+    name: str,
+    rate_hz: int,
+    limit: int,
+    max_seconds: float,
+    channel: int | None,
+    sums: ChannelSums,
 ) -> list[Audio]:
-    """Return mono audio at the wanted rate, or the first channel as it is."""
+    """Return one channel, or with None their mean, at the wanted rate."""
     source_hz = sound.samplerate
     resampler = None
-    if source_hz != rate_hz and not first_only:
+    if source_hz != rate_hz:
         resampler = soxr.ResampleStream(source_hz, rate_hz, 1, dtype="float32", quality="HQ")
     pieces: list[Audio] = []
     seen = 0
@@ -190,11 +248,12 @@ def _pieces(
             raise AudioError(_too_long(name, None, max_seconds))
         if not np.isfinite(block).all():
             raise AudioError(f"{name} holds NaN or infinite samples; it is damaged, export it anew")
-        if first_only:
-            pieces.append(block[:, 0].copy())
-            continue
-        # float64: the sum of full-scale 32-bit float channels stays finite.
-        mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if channel is None:
+            sums.push(block)
+            # float64: the sum of full-scale 32-bit float channels stays finite.
+            mono = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        else:
+            mono = block[:, channel].copy()
         pieces.append(mono if resampler is None else resampler.resample_chunk(mono))
     if resampler is not None and seen:
         pieces.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))

@@ -24,6 +24,13 @@ Play = Annotated[bool, typer.Option("--play", help="Play the answer as it comes.
 MaxSeconds = Annotated[
     float, typer.Option(min=0.1, max=600, help="Longest sound file that is accepted.")
 ]
+Raw = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE[:FORMAT[:CHANNELS]]",
+        help="Inputs are samples without a header: 16000, 8000:mulaw, 48000:f32le:2 ...",
+    ),
+]
 Inputs = Annotated[list[str], typer.Argument(help="Sound files; - is stdin.")]
 Output = Annotated[
     str | None,
@@ -39,16 +46,19 @@ def answer(
     output: Output = None,
     play: Play = False,
     max_seconds: MaxSeconds = 60.0,
+    raw: Raw = None,
 ) -> None:
     """Answer spoken questions, in text and in speech."""
     from ttt_runtime.cli.assistant_run import run_answer
 
-    run_answer(options, inputs, output, play=play, max_seconds=max_seconds)
+    run_answer(options, inputs, output, play=play, max_seconds=max_seconds, raw=raw)
 
 
 @app.command()
 @with_options(Options, without=("overlap",))
-def transcribe(options: Options, inputs: Inputs, max_seconds: MaxSeconds = 60.0) -> None:
+def transcribe(
+    options: Options, inputs: Inputs, max_seconds: MaxSeconds = 60.0, raw: Raw = None
+) -> None:
     """Write down what is said.
 
     A published model repeats the speech between its words; it is computed, as in training, and not
@@ -56,7 +66,7 @@ def transcribe(options: Options, inputs: Inputs, max_seconds: MaxSeconds = 60.0)
     """
     from ttt_runtime.cli.assistant_run import run_transcribe
 
-    run_transcribe(options, inputs, max_seconds=max_seconds)
+    run_transcribe(options, inputs, max_seconds=max_seconds, raw=raw)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ttt_ref.errors import AudioError, BundleError, ConfigError
+from ttt_runtime.audio.headers import RawFormat
 from ttt_runtime.audio.reader import Recording, read_question, require_output_device
 from ttt_runtime.audio.wav_writer import StreamingWavWriter
 from ttt_runtime.cli.assistant_options import Options
@@ -87,16 +88,23 @@ class _Sound:
 
 
 def run_answer(
-    options: Options, inputs: Sequence[str], output: str | None, *, play: bool, max_seconds: float
+    options: Options,
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    play: bool,
+    max_seconds: float,
+    raw: str | None = None,
 ) -> None:
     """Answer every input in a conversation of its own."""
     targets = _targets(inputs, output)
     report = sys.stderr if output == "-" else sys.stdout
     # Wrong inputs are told before the model is loaded where that needs no model.
     _check_inputs(inputs)
+    raw_format = None if raw is None else RawFormat.parse(raw)
     assistant = load_assistant(options, "answer")
     for source, target in zip(inputs, targets, strict=True):
-        recording = _read(assistant, source, max_seconds)
+        recording = _read(assistant, source, max_seconds, raw_format)
         speak = play or target is not None
         with _Sound(target, _rate_hz(assistant), play=play) as sound:
             parts = assistant.answer(recording.audio, seed=options.seed, speak=speak)
@@ -104,12 +112,15 @@ def run_answer(
         _report(options, reply, source, target, report)
 
 
-def run_transcribe(options: Options, inputs: Sequence[str], *, max_seconds: float) -> None:
+def run_transcribe(
+    options: Options, inputs: Sequence[str], *, max_seconds: float, raw: str | None = None
+) -> None:
     """Transcribe every input."""
     _check_inputs(inputs)
+    raw_format = None if raw is None else RawFormat.parse(raw)
     assistant = load_assistant(options, "transcribe")
     for source in inputs:
-        recording = _read(assistant, source, max_seconds)
+        recording = _read(assistant, source, max_seconds, raw_format)
         reply = _follow(assistant.transcribe(recording.audio, seed=options.seed), None, None)
         if options.json:
             _report(options, reply, source, None, sys.stdout)
@@ -208,9 +219,18 @@ def _check_inputs(inputs: Sequence[str]) -> None:
             Path(source).stat()
 
 
-def _read(assistant: Assistant, source: str, max_seconds: float) -> Recording:
+def _read(
+    assistant: Assistant, source: str, max_seconds: float, raw: RawFormat | None = None
+) -> Recording:
     assert assistant.tokenizer is not None
-    return read_question(source, assistant.tokenizer, max_seconds=max_seconds)
+    recording = read_question(source, assistant.tokenizer, max_seconds=max_seconds, raw=raw)
+    for note in recording.notes:
+        _note(note)
+    return recording
+
+
+def _note(text: str) -> None:
+    print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def _rate_hz(assistant: Assistant) -> int:
@@ -233,6 +253,8 @@ def _follow(parts: Iterable[Part], sound: _Sound | None, live: TextIO | None) ->
     if live is not None:
         print(file=live)
     assert reply is not None
+    for note in reply.notes:
+        _note(note)
     return reply
 
 
@@ -248,6 +270,7 @@ def _report(
             "heard": reply.heard,
             "text": reply.text,
             "reason": reply.reason,
+            "notes": list(reply.notes),
             "seed": options.seed,
             **figures,
         }

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# end: `<|im_end|>` came; length: max_gen_len; full: the cache has no room; cancelled: the caller.
-DoneReason = Literal["end", "length", "full", "cancelled"]
+# end: `<|im_end|>` came; length: max_gen_len; full: the cache has no room; cancelled: the caller;
+# runaway: a caller that watches the text (`dialogue.runaway`).
+DoneReason = Literal["end", "length", "full", "cancelled", "runaway"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,30 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
-from time import perf_counter
+from typing import Final
 
 import numpy as np
 
-from ttt_ref.config import GenerationConfig, TokenLayout
+from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
+from ttt_runtime.audio.input_chain import InputChain, Prepared
+from ttt_runtime.audio.input_settings import InputSettings
 from ttt_runtime.audio.reader import Audio, is_silent
 from ttt_runtime.bundle.folder import Bundle, Verify
-from ttt_runtime.codec.base import DecoderStream, SpeechDecoder, SpeechTokenizer
+from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
 from ttt_runtime.codec.factory import load_codec
 from ttt_runtime.decode.approximations import Approximations, Exactness
 from ttt_runtime.decode.deadline import DeadlineSchedule
 from ttt_runtime.decode.engine import Observer, SpeechEngine, both
 from ttt_runtime.decode.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
+from ttt_runtime.dialogue.answer_voice import AnswerVoice
 from ttt_runtime.dialogue.barge_in import Heard, cut_answer, tokens_heard
+from ttt_runtime.dialogue.history import HistoryPolicy, drop_oldest, room_for_history
 from ttt_runtime.dialogue.overlap import CancelEither, Decode, in_turn, overlapped
 from ttt_runtime.dialogue.prompt import PromptBuilder, Task
+from ttt_runtime.dialogue.runaway import RunawayGuard, end_note, watched, words_not_spoken
 from ttt_runtime.dialogue.text_stream import TextStream
 from ttt_runtime.dialogue.timeline import Timeline
 
 HEARD_NOTHING = "I heard nothing."
+# Ids of a turn beside its speech, with room to spare: headers, system text, tags.
+TURN_TOKENS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Reply:
         history: ids of the whole conversation so far, to be given with the next turn.
         timeline: what took how long.
         prompt_tokens: where in `history` this answer begins.
+        notes: what a user should know of how this turn was made, a line each.
     """
 
     task: Task
@@ -70,6 +78,7 @@ class Reply:
     history: tuple[int, ...]
     timeline: Timeline
     prompt_tokens: int
+    notes: tuple[str, ...] = ()
 
 
 Part = TextPart | AudioPart | Reply
@@ -85,6 +94,8 @@ class Assistant:
         decoder: codes to audio; None answers in text only.
         config: generation options.
         overlap: run model and codec in threads of their own; the same ids and audio.
+        input_chain: prepares recordings for the tokenizer; None hears them as they are.
+        history_policy: what becomes of a conversation that is longer than the cache.
     """
 
     def __init__(
@@ -96,6 +107,8 @@ class Assistant:
         config: GenerationConfig,
         *,
         overlap: bool = False,
+        input_chain: InputChain | None = None,
+        history_policy: HistoryPolicy = "drop_oldest",
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -103,6 +116,9 @@ class Assistant:
         self.decoder = decoder
         self.config = config
         self.overlap = overlap
+        self.input_chain = input_chain
+        self.history_policy: HistoryPolicy = history_policy
+        self.stops_runaway = True  # see `runaway`; not what a measurement of speed wants
 
     @classmethod
     def from_bundle(
@@ -134,7 +150,13 @@ class Assistant:
         engine.interleaved = interleaved
         prompts = PromptBuilder.from_bundle(bundle)
         tokenizer, decoder = load_codec(bundle, device, threads=threads)
-        return cls(engine, prompts, tokenizer, decoder, config, overlap=overlap)
+        room = engine.runner.capacity - config.max_gen_len - TURN_TOKENS
+        chain = InputChain(
+            InputSettings.of_codec(bundle.config.codec),
+            tokenizer.sample_rate_hz,
+            longest_s=max(room, 1) / tokenizer.frame_rate_hz,
+        )
+        return cls(engine, prompts, tokenizer, decoder, config, overlap=overlap, input_chain=chain)
 
     def answer(
         self,
@@ -193,7 +215,20 @@ class Assistant:
         content = self.prompts.encode_plain(text.strip())
         if not content:
             raise ConfigError("there is no text to speak; give at least one word")
-        return self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
+        return self._speak(text, content, seed, cancel)
+
+    def _speak(
+        self, text: str, content: Sequence[int], seed: int, cancel: threading.Event | None
+    ) -> Iterator[Part]:
+        turn = self._turn("speak", content, (), Timeline(), seed, cancel, speak=True)
+        with contextlib.closing(turn):
+            for part in turn:
+                if isinstance(part, Reply) and part.reason != "cancelled":
+                    missing = words_not_spoken(text, part.text)
+                    if missing:
+                        note = f"this model did not say the words: {' '.join(missing)[:300]}"
+                        part = replace(part, notes=(*part.notes, note))
+                yield part
 
     def ask(
         self,
@@ -305,16 +340,31 @@ class Assistant:
         timeline = Timeline()
         self.prompts.prompts.system_text(task)  # a model without this task says so first
         codes: Sequence[int] = ()
+        notes: tuple[str, ...] = ()
         if not is_silent(audio):
             with timeline.phase("encode", f"{len(audio)} samples"):
                 if self.tokenizer is None:
                     raise ConfigError("this assistant was made without a speech tokenizer")
-                codes = self.tokenizer.encode(audio).tolist()
+                prepared = self.prepare(audio)
+                notes = prepared.notes
+                codes = self.tokenizer.encode(prepared.audio).tolist()
         if not codes:
-            yield from self._heard_nothing(task, history, timeline, seed, cancel, speak=speak)
+            yield from self._heard_nothing(
+                task, history, timeline, seed, cancel, speak=speak, notes=notes
+            )
             return
         content = [*before, *self.prompts.speech(codes)]
-        yield from self._turn(task, content, history, timeline, seed, cancel, speak=speak)
+        yield from self._turn(
+            task, content, history, timeline, seed, cancel, speak=speak, notes=notes
+        )
+
+    def prepare(self, audio: Audio) -> Prepared:
+        """Return a recording float32 [T] as the tokenizer is to hear it.
+
+        Raises:
+            AudioError: it is longer than the model hears.
+        """
+        return Prepared(audio) if self.input_chain is None else self.input_chain.prepare(audio)
 
     def _heard_nothing(
         self,
@@ -325,6 +375,7 @@ class Assistant:
         cancel: threading.Event | None,
         *,
         speak: bool,
+        notes: tuple[str, ...] = (),
     ) -> Iterator[Part]:
         """Say so, in the model's voice if it has one; a transcript is simply empty."""
         seconds = 0.0
@@ -340,7 +391,7 @@ class Assistant:
         timeline.finish()
         text = HEARD_NOTHING if task in ("answer", "ask") else ""
         before = len(history)
-        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline, before)
+        yield Reply(task, "", text, seconds, "silence", tuple(history), timeline, before, notes)
 
     def _turn(
         self,
@@ -352,13 +403,23 @@ class Assistant:
         cancel: threading.Event | None,
         *,
         speak: bool,
-    ) -> Iterator[Part]:
+        notes: tuple[str, ...] = (),
+    ) -> Generator[Part, None, None]:
         known = () if self.prompts.prompts.single_turn else history
         before = list(known) or self.prompts.conversation(task)
-        prompt = before + self.prompts.user_turn(content)
+        turn = self.prompts.user_turn(content)
+        if self.history_policy == "drop_oldest":
+            room = room_for_history(self.engine.runner.capacity, self.config.max_gen_len, len(turn))
+            before, dropped = drop_oldest(before, self.prompts.user_header, room)
+            if dropped:
+                notes = (
+                    *notes,
+                    f"the conversation is too long: its oldest {dropped} turns are forgotten",
+                )
+        prompt = before + turn
         voice = None
         if speak and self.decoder is not None:
-            voice = _Voice(self.decoder, timeline, self.engine.layout)
+            voice = AnswerVoice(self.decoder, timeline, self.engine.layout)
             if self.tokenizer is not None:
                 voice.playback = DeadlineSchedule(self.tokenizer.frame_rate_hz)
         plan_passes = None
@@ -369,14 +430,17 @@ class Assistant:
             plan_passes = voice.playback.plan
             observer = both(timeline.observe, voice.playback.observe)
         stop = CancelEither(cancel)
+        halt = CancelEither(stop)  # ends the model; what it made is still decoded
         events = self.engine.generate(
             prompt,
             self.config,
             seed=seed,
-            cancel=stop,
+            cancel=halt,
             observer=observer,
             plan_passes=plan_passes,
         )
+        if self.stops_runaway and self.engine.exactness != "reference":
+            events = watched(events, RunawayGuard(task, content, self.engine.layout), halt.set)
         decode: Decode = _no_sound if voice is None else voice.decode
         if self.overlap and voice is not None:
             items = overlapped(events, decode, stop)
@@ -404,52 +468,13 @@ class Assistant:
         rest = self.prompts.end_of_answer(answer)
         seconds = 0.0 if voice is None else voice.seconds
         whole = tuple(prompt + answer + rest)
-        yield Reply(task, heard, said, seconds, reason, whole, timeline, len(prompt))
+        if note := end_note(reason, self.config, self.engine.runner.capacity):
+            notes = (*notes, note)
+        yield Reply(task, heard, said, seconds, reason, whole, timeline, len(prompt), notes)
 
 
 def _no_sound(event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
     return ()
-
-
-class _Voice:
-    """Decodes the codes of one answer as they come."""
-
-    def __init__(self, decoder: SpeechDecoder, timeline: Timeline, layout: TokenLayout) -> None:
-        self.playback: DeadlineSchedule | None = None
-        self._stream: DecoderStream = decoder.stream()
-        self._rate_hz = decoder.sample_rate_hz
-        self._timeline = timeline
-        self._layout = layout
-        self._samples = 0
-
-    @property
-    def seconds(self) -> float:
-        """Length of the audio given so far."""
-        return self._samples / self._rate_hz
-
-    def decode(self, event: SpeechEvent | DoneEvent) -> Sequence[Audio]:
-        """Give the audio that a block completes; at the end what waited for its right context."""
-        layout, begin = self._layout, perf_counter()
-        if isinstance(event, SpeechEvent):
-            codes = [layout.id_to_code(i) for i in event.ids if layout.is_code(i)]
-            if not codes:
-                return ()
-            with self._timeline.phase("decode", f"{len(codes)} codes"):
-                audio = self._stream.push(np.array(codes, dtype=np.int64))
-        elif event.reason == "cancelled":
-            return ()
-        else:
-            with self._timeline.phase("decode", "finish"):
-                audio = self._stream.finish()
-        if self.playback is not None:
-            self.playback.decoded(perf_counter() - begin)
-        if not len(audio):
-            return ()
-        self._timeline.mark_first_audio()
-        self._samples += len(audio)
-        if self.playback is not None:
-            self.playback.queue(len(audio) / self._rate_hz)
-        return (audio,)
 
 
 def pick_preset(bundle: Bundle, name: str | None) -> GenerationConfig:

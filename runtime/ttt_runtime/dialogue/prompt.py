@@ -206,6 +206,11 @@ class PromptBuilder:
         """Return the ids of a new conversation: the system turn."""
         return self._turn("system", self.encode(self.prompts.system_text(task)))
 
+    @property
+    def user_header(self) -> list[int]:
+        """Return the ids that begin a user's turn."""
+        return list(self._headers["user"])
+
     def user_turn(self, content: Sequence[int]) -> list[int]:
         """Return the ids of a user's turn and the head of the answer that follows it."""
         return self._turn("user", content) + self._headers["assistant"]

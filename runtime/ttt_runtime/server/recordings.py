@@ -13,15 +13,17 @@ from ttt_runtime.server.service import EngineService
 async def read_recording(
     service: EngineService, file: BinaryIO | Any, name: str, max_seconds: float
 ) -> Audio:
-    """Return audio float32 [T] at the tokenizer's rate of an opened sound file.
+    """Return audio float32 [T] of an opened sound file, as the tokenizer is to hear it.
 
     Raises:
-        AudioError: it cannot be read, or is too long.
+        AudioError: it cannot be read, or is longer than allowed or than the model hears.
     """
-    tokenizer = service.assistant.tokenizer
-    assert tokenizer is not None
-    recording = await asyncio.to_thread(read_sound, file, name, tokenizer, max_seconds=max_seconds)
-    return recording.audio
+    assistant = service.assistant
+    assert assistant.tokenizer is not None
+    recording = await asyncio.to_thread(
+        read_sound, file, name, assistant.tokenizer, max_seconds=max_seconds
+    )
+    return (await asyncio.to_thread(assistant.prepare, recording.audio)).audio
 
 
 async def heard(service: EngineService, audio: Audio, max_seconds: float) -> Utterance:

@@ -110,9 +110,12 @@ def test_a_full_disk_is_one_line(question: Path, unbuffered: str) -> None:
 def test_text_that_cannot_be_written_leaves_an_earlier_error_as_it_is() -> None:
     """It waits in the buffer while something else fails, and fails itself at the process's end."""
     code = """
+import typer
 from ttt_ref.errors import ConfigError
 from ttt_runtime.terminal.entry import run_app
-def app(standalone_mode):
+app = typer.Typer()
+@app.command()
+def command():
     print("an answer")
     raise ConfigError("another error")
 run_app(app)

@@ -96,7 +96,7 @@ class _SharedPool:
     def want(self, wanted: bool) -> None:
         self._wanted = wanted
 
-    def is_worthwhile(self, ort: Any, threads: int) -> bool:
+    def serves(self, ort: Any, threads: int) -> bool:
         """Tell whether a session of so many threads is to use the shared pool."""
         with self._lock:
             if self._wanted and not self._threads:
@@ -200,7 +200,7 @@ class GraphSession:
                     f"graph {path.name} asks for the session option {key!r}, which is not one of "
                     f"{', '.join(sorted(SESSION_ATTRIBUTES))}"
                 )
-        if _SHARED_POOL.is_worthwhile(ort, settings.thread_count):
+        if _SHARED_POOL.serves(ort, settings.thread_count):
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = settings.thread_count

@@ -21,7 +21,7 @@ def load(bundle: Bundle, settings: SessionSettings) -> tuple[BuiltinTokenizer, B
         DeviceError: the device of ``settings`` is not there.
     """
     entry = bundle.config.codec
-    if entry is None or entry.params.keys() != {"tokenizer", "decoder"}:
+    if entry is None or entry.params.keys() - {"audio_front_end"} != {"tokenizer", "decoder"}:
         raise BundleError(
             f"bundle {bundle.config.name} lacks the built-in codec's params; export it again"
         )

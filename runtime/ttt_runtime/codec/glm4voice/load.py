@@ -35,6 +35,7 @@ def load(bundle: Bundle, settings: SessionSettings) -> tuple[Glm4VoiceTokenizer,
     """
     codec = bundle.config.codec
     params = dict(codec.params) if codec is not None else {}
+    params.pop("audio_front_end", None)  # the input chain's
     if params.keys() != {"tokenizer", "decoder"}:
         raise BundleError(
             f"bundle {bundle.config.name}: the codec's params need exactly the keys decoder and "
