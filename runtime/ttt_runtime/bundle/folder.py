@@ -52,8 +52,12 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as lower-case hex."""
     import hashlib  # late: OpenSSL takes 4 MB, and large bundles are not hashed when opened
 
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    piece = memoryview(bytearray(_CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:  # hashlib.file_digest came with Python 3.11
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+    return digest.hexdigest()
 
 
 class Bundle:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ttt_ref.errors import ConfigError
 from ttt_runtime.terminal.entry import run_app
+
+if TYPE_CHECKING:
+    from ttt_runtime.doctor.report import Report
 
 EXIT_CANNOT_RUN = 1
 
@@ -22,6 +26,14 @@ def doctor(
         None
     ),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    report_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="Also measure this machine's limits, and parity and times of a bundle (the "
+            "shipped one, if none is given) in every way that runs here; write all to this file.",
+        ),
+    ] = None,
 ) -> None:
     """Say what this machine can run, and what a bundle needs that is not there.
 
@@ -33,6 +45,8 @@ def doctor(
     from ttt_runtime.doctor.report import collect, print_report
 
     report = collect(bundle)
+    if report_file is not None:
+        _write_report(report, bundle, report_file)
     if as_json:
         json.dump(report.to_dict(), sys.stdout, indent=1, ensure_ascii=False)
         sys.stdout.write("\n")
@@ -40,6 +54,24 @@ def doctor(
         print_report(report, Console())
     if not report.good:
         raise typer.Exit(EXIT_CANNOT_RUN)
+
+
+def _write_report(report: Report, bundle: Path | None, file: Path) -> None:
+    """Write machine, limits, parity and times as one JSON document."""
+    from ttt_runtime.bundle.folder import Bundle
+    from ttt_runtime.cli.assistant_run import shipped_or
+    from ttt_runtime.profiler.board_report import board_report
+
+    def say(line: str) -> None:
+        typer.echo(f"... {line}", err=True)
+
+    measured = board_report(Bundle.open(shipped_or(bundle)), say)
+    text = json.dumps({"machine": report.to_dict(), **measured}, indent=1, ensure_ascii=False)
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written to {file}: {error.strerror}") from None
+    typer.echo(f"... report: {file}", err=True)
 
 
 def main() -> None:

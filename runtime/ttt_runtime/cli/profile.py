@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 
 
-class Form(StrEnum):
+class Form(str, Enum):  # StrEnum came with Python 3.11
     """Forms of the report."""
 
     MD = "md"

@@ -18,6 +18,7 @@ from tests.runtime.bundles import edit_config, write_toy
 from tests.runtime.dialogue.test_assistant import TONE
 from tests.runtime.processes import environment
 from tests.runtime.toy_assistant import byte_tokenizer, toy_assistant
+from tests.runtime.versions import needs_standard_onnxruntime
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CONFIG_NAME
 from ttt_runtime.cli import assistant_run
@@ -259,6 +260,7 @@ def program(*arguments: object, **options: object) -> subprocess.CompletedProces
     )
 
 
+@needs_standard_onnxruntime
 def test_a_graph_that_is_none_is_one_line(question: Path, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     byte_tokenizer().save(str(tokenizer))

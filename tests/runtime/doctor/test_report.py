@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.runtime.bundles import write_toy
+from tests.runtime.versions import needs_standard_onnxruntime
 from ttt_ref.errors import DeviceError
 from ttt_runtime.backends import requirements as needs
 from ttt_runtime.backends.ort.runner import OrtRunner
@@ -45,6 +46,7 @@ def with_engine(bundle: Bundle, engine: str, precision: str = "fp16") -> Bundle:
     return Bundle(bundle.path, config)
 
 
+@needs_standard_onnxruntime
 def test_a_cpu_bundle_runs_here(bundle: Bundle) -> None:
     assert all(need.met for need in bundle_needs(bundle))
     assert explain_bundle(bundle) is None
@@ -149,6 +151,7 @@ def test_the_command_without_a_bundle(
     assert found["needs"] == []
 
 
+@needs_standard_onnxruntime
 def test_the_command_with_a_bundle_that_runs(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

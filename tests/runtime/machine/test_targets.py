@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ttt_quant.recipe import ENGINES, PRECISIONS, default_recipe
 from ttt_ref.errors import ConfigError
 from ttt_runtime.machine.gpu import Gpu, GpuReport
 from ttt_runtime.machine.recognise import recognise
@@ -14,18 +13,6 @@ from ttt_runtime.machine.targets import TARGETS, Choice, choose, find_target, ta
 
 NO_GPU = GpuReport(problem="none")
 DOCS = Path(__file__).parents[3] / "docs" / "boards.md"
-
-
-@pytest.mark.parametrize("name", list(TARGETS))
-def test_every_pair_of_the_table_can_be_exported(name: str) -> None:
-    for way in TARGETS[name].ways:
-        assert way.engine in ENGINES
-        assert set(way.precisions) <= set(PRECISIONS)
-        for precision in way.precisions:
-            default_recipe(precision, way.engine).check_engine(way.engine)
-            for form in way.forms:
-                made = choose(TARGETS[name], precision, way.engine, form)
-                assert made == Choice(precision, way.engine, form)
 
 
 def test_a_target_alone_is_enough() -> None:

@@ -15,6 +15,7 @@ from tests.runtime.bundles import write_toy
 from tests.runtime.profiler.conftest import CONFIG, LAYOUT, SHIPPED, Run
 from tests.runtime.toy import ToyModel, ToyRunner
 from tests.runtime.toy_assistant import FRAME_SAMPLES, RATE_HZ
+from tests.runtime.versions import needs_standard_onnxruntime
 from ttt_ref.errors import ConfigError
 from ttt_runtime.decode.approximations import Approximations
 from ttt_runtime.decode.events import SpeechEvent, TextEvent
@@ -167,6 +168,7 @@ def test_quantiles() -> None:
         TurnShape(blocks=0)
 
 
+@needs_standard_onnxruntime
 def test_the_shipped_bundle_in_full() -> None:
     """Cold starts, limits and work on real graphs; in a process, since it shares a thread pool."""
     code = "import sys; from ttt_runtime.cli.profile import main; sys.argv = sys.argv[1:]; main()"

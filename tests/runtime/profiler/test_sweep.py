@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.profiler.conftest import SHIPPED, Run
+from tests.runtime.versions import needs_standard_onnxruntime
 from ttt_ref.errors import ConfigError
 from ttt_runtime.profiler import sweep as sweeping
 from ttt_runtime.profiler.bench import ProfileOptions
@@ -52,6 +53,7 @@ def test_the_grid_is_whole_and_refuses_what_cannot_run(bundle: Path) -> None:
         grid(options, [bundle], [None], [None], list(range(1, 402)))
 
 
+@needs_standard_onnxruntime
 def test_a_sweep_of_the_shipped_bundle(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "again"
     shutil.copytree(SHIPPED, other)
@@ -105,6 +107,7 @@ def test_csv_has_a_row_a_point(bundle: Path, run: Run, monkeypatch: pytest.Monke
     assert json.loads(out.splitlines()[-1])["machine"]["cpu"] == "toy"
 
 
+@needs_standard_onnxruntime
 def test_mistakes_are_one_line(
     bundle: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.profiler.conftest import SHIPPED
+from tests.runtime.versions import needs_standard_onnxruntime
 from ttt_runtime.backends.ort.node_profile import NodeRun, Tensor
 from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
 from ttt_runtime.bundle.folder import Bundle
@@ -117,6 +118,7 @@ print(json.dumps({k: vars(v) for k, v in count_work(options).items()}))
 """
 
 
+@needs_standard_onnxruntime
 def test_counted_work_equals_what_the_shape_of_the_model_says() -> None:
     done = subprocess.run(
         [sys.executable, "-c", COUNT, str(SHIPPED)], capture_output=True, text=True, check=True

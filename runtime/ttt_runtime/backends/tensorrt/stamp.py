@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ttt_ref.errors import BundleError
+from ttt_runtime.bundle.folder import sha256_of
 from ttt_runtime.bundle.manifest import FileRecord
 from ttt_runtime.machine.gpu import Gpu
 
@@ -41,8 +42,7 @@ def files_sha256(files: Iterable[Path]) -> str:
     """Return one SHA-256 over the names and contents of files (a graph and its weights)."""
     digests = {}
     for path in files:
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[path.name] = sha256_of(path)
     return _joined(digests)
 
 
@@ -197,9 +197,8 @@ def check_engine_file(engine: Path, stamp: EngineStamp, *, contents: bool = True
         )
     if not contents:
         return
-    with engine.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != stamp.engine_sha256:
-            raise BundleError(f"engine {engine.name} is not the one of its stamp; build it again")
+    if sha256_of(engine) != stamp.engine_sha256:
+        raise BundleError(f"engine {engine.name} is not the one of its stamp; build it again")
 
 
 def mismatch(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from ttt_ref.errors import BundleError
+
+_Own = TypeVar("_Own", bound="_Params")
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class _Params:
     """Mixin: whole positive numbers, read strictly from the bundle."""
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
+    def from_dict(cls: type[_Own], data: Any) -> _Own:
         """Read the JSON form; BundleError for missing, unknown or impossible values."""
         names = [f.name for f in fields(cls)]
         if not isinstance(data, Mapping) or data.keys() != set(names):

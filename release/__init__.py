@@ -1,0 +1,1 @@
+"""What makes and tries the files that an index would carry."""

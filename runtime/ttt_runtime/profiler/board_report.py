@@ -1,0 +1,138 @@
+"""The first hour on a board as one document: limits, parity and times of every way that runs.
+
+``ttt-doctor --report FILE`` writes it. Every way of the bundle's engine that loads is held to
+onnxruntime on the CPU, logits and answers, and timed graph by graph; what does not load says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from statistics import median
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from ttt_ref.errors import TttError
+from ttt_runtime.backends.base import Runner
+from ttt_runtime.backends.load import load_runner
+from ttt_runtime.backends.ort.session import SessionSettings
+from ttt_runtime.backends.tensorrt.api import FLAVOURS
+from ttt_runtime.bundle.folder import OPEN_CACHE, Bundle
+from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
+from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.profiler.device_parity import compare
+from ttt_runtime.profiler.device_times import document, measure
+from ttt_runtime.profiler.limits import measure_limits
+
+REFERENCE: Final = "cpu+onnxruntime"
+PROMPTS: Final = 10
+REPEATS: Final = 20
+QUESTION_SECONDS: Final = 3.0
+BLOCK_CODES: Final = 26
+CODEC_REPEATS: Final = 5
+
+Say = Callable[[str], None]
+
+
+def ways_of(bundle: Bundle) -> list[str]:
+    """Return the devices that may run a bundle, in the order in which they are tried."""
+    engine = bundle.config.engine
+    ways = [] if engine == "cpu" else [engine, f"{engine}+graphs"]
+    if engine in OPEN_CACHE:
+        ways += ["cpu+native", REFERENCE]
+    return ways
+
+
+def board_report(
+    bundle: Bundle,
+    say: Say = lambda line: None,
+    *,
+    prompts: int = PROMPTS,
+    repeats: int = REPEATS,
+) -> dict[str, Any]:
+    """Measure this machine and run a bundle in every way that it can be run here.
+
+    A way that fails at one point is told there (`error`) and the report goes on.
+
+    Args:
+        bundle: an opened bundle.
+        say: called with one line before each stage.
+        prompts: answers that are compared.
+        repeats: runs of each time.
+    """
+    say("limits of memory and products")
+    settings = SessionSettings()
+    limits = measure_limits(settings, weight_bytes(bundle))
+    reference: Runner | None
+    try:
+        reference = on_the_cpu(bundle)
+    except TttError as error:
+        reference, why = None, str(error)
+    ways = []
+    for way in ways_of(bundle):
+        row: dict[str, Any] = {"device": way}
+        with told_in(row):
+            runner = load_runner(bundle, way)
+            row["runs_in"] = runner.runs_in
+            if reference is None:
+                row["parity"] = {"error": why}
+            elif way != REFERENCE:
+                say(f"parity of {way}")
+                compute = bundle.graph(DECODER).spec.input("embeds").dtype
+                parity = compare(runner, reference, bundle.config.layout, compute, prompts=prompts)
+                row["parity"] = {**asdict(parity), "passed": parity.passed}
+            say(f"times of {way}")
+            times = measure(runner, bundle.config.layout, repeats=repeats)
+            row.update(document(bundle, way, times))
+            if bundle.config.codec is not None:
+                say(f"codec of {way}")
+                row["codec"] = codec_times(bundle, way)
+        ways.append(row)
+    return {"limits": asdict(limits), "ways": ways}
+
+
+def codec_times(bundle: Bundle, way: str) -> dict[str, float]:
+    """Return milliseconds of encoding a question and of decoding a block, the median of a few."""
+    tokenizer, decoder = load_codec(bundle, way)
+    seconds = np.arange(int(QUESTION_SECONDS * tokenizer.sample_rate_hz)) / tokenizer.sample_rate_hz
+    tone = (0.1 * np.sin(2 * np.pi * 220 * seconds)).astype(np.float32)
+    codes = np.arange(BLOCK_CODES, dtype=np.int64) * 7 % tokenizer.num_codes
+    found: dict[str, float] = {"question_s": QUESTION_SECONDS, "codes": BLOCK_CODES}
+    for name, work in (
+        ("encode_ms", lambda: tokenizer.encode(tone)),
+        ("decode_ms", lambda: decoder.decode(codes)),
+    ):
+        work()
+        times = []
+        for _ in range(CODEC_REPEATS):
+            begin = perf_counter()
+            work()
+            times.append((perf_counter() - begin) * 1e3)
+        found[name] = round(median(times), 3)
+    return found
+
+
+@contextmanager
+def told_in(row: dict[str, Any]) -> Iterator[None]:
+    """Put an error of the block into a row of the report instead of stopping it."""
+    try:
+        yield
+    except TttError as error:
+        row["error"] = str(error)
+
+
+def on_the_cpu(bundle: Bundle) -> Runner:
+    """Load the graphs of any bundle in onnxruntime on the CPU; those of engines are ONNX too."""
+    config = replace(bundle.config, engine="cpu")
+    way = "cpu" if bundle.config.engine in FLAVOURS else REFERENCE
+    return load_runner(Bundle(bundle.path, config), way)
+
+
+def weight_bytes(bundle: Bundle) -> int:
+    """Return the bytes of weights that a text step reads: decoder and heads."""
+    names = {bundle.config.graphs[n].file for n in (DECODER, TEXT_HEAD, SPEECH_HEAD)}
+    data = names | {f"{name}.data" for name in names}
+    return sum(record.bytes for name, record in bundle.config.files.items() if name in data)

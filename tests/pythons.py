@@ -1,0 +1,76 @@
+"""Run the runtime's tests on other Pythons: ``python -m tests.pythons python3.10:1.20.1 ...``.
+
+Each argument is an interpreter, and an onnxruntime where another than the newest is wanted. Each
+gets an environment of its own under build/pythons with what `pip install ttt-edge[cpu]` brings,
+pytest and matplotlib; tests that need more are left out there. First a bundle of basic operators is
+exported here, which every one of them must decode to the golden ids.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from tests.conftest import golden_folder
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "pythons"
+BUNDLE = FOLDER / "basic-bundle"
+PATHS = os.pathsep.join(["export", "runtime", "quant", "."])
+# xdist's options are not there, and the runtime must not warn on any version.
+PYTEST = ["-m", "pytest", "-o", "addopts=-q --strict-markers --import-mode=importlib"]
+
+
+def requirements(onnxruntime: str | None) -> list[str]:
+    """Return what an environment gets: the package's own list, one onnxruntime, the test tools."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    engine = project["optional-dependencies"]["cpu"]
+    if onnxruntime is not None:
+        engine = [f"onnxruntime=={onnxruntime}"]
+    return [*project["dependencies"], *engine, "pytest>=8,<10", "matplotlib>=3.9,<4"]
+
+
+def export_bundle() -> None:
+    """Export the golden checkpoint in basic operators."""
+    checkpoint = next((golden_folder() / "checkpoints").iterdir())
+    command = [sys.executable, "-m", "ttt_export.cli", "-m", str(checkpoint), "--force"]
+    subprocess.run([*command, "-p", "fp32", "--form", "basic", str(BUNDLE)], check=True)
+
+
+def run_tests(interpreter: str, onnxruntime: str | None) -> int:
+    """Make the environment of an interpreter and run the tests; returns their exit status."""
+    if shutil.which(interpreter) is None:
+        print(f"{interpreter}: not on this machine", flush=True)
+        return 1
+    folder = FOLDER / f"{Path(interpreter).name}-{onnxruntime or 'newest'}"
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        subprocess.run([interpreter, "-m", "venv", str(folder)], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", *requirements(onnxruntime)]
+        subprocess.run(install, check=True)
+    shown = "import platform, onnxruntime; print(platform.python_version(), "
+    shown += "'with onnxruntime', onnxruntime.__version__, flush=True)"
+    subprocess.run([python, "-c", shown], check=True)
+    done = subprocess.run([python, *PYTEST, "tests/runtime"], check=False)
+    return done.returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Run all; the exit status is that of the worst."""
+    os.chdir(ROOT)
+    os.environ.update(PYTHONPATH=PATHS, TTT_BASIC_BUNDLE=str(BUNDLE), OMP_NUM_THREADS="1")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    export_bundle()
+    worst = 0
+    for argument in arguments:
+        interpreter, _, onnxruntime = argument.partition(":")
+        worst = max(worst, run_tests(interpreter, onnxruntime or None))
+    return worst
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
