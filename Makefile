@@ -21,7 +21,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread clean
+.PHONY: talk test test-all test-clients test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -67,6 +67,10 @@ $(RELEASE_ENV)/ready:
 
 wheels: $(RELEASE_ENV)/ready
 	$(RELEASE_ENV)/bin/python -m release $(RELEASE_TRIALS)
+
+# Clients that other people wrote, and a browser, against the real server. Needs npm and chromium.
+test-clients: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/python -m tests.clients.run openai agents wyoming browser
 
 lint: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check .

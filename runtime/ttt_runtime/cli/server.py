@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ttt_runtime.backends.ort.session import share_thread_pool
 from ttt_runtime.terminal.entry import run_app
 
 app = typer.Typer(
@@ -86,5 +85,5 @@ def serve(
 
 def main() -> None:
     """Run `ttt-server` as a program."""
-    share_thread_pool()
+    # Graphs keep a pool each: the codec's run beside the engine's, in another thread.
     run_app(app)

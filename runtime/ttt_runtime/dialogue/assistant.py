@@ -265,6 +265,7 @@ class Assistant:
         content: Sequence[int],
         *,
         history: Sequence[int] = (),
+        transcript: Sequence[int] = (),
         seed: int = 0,
         cancel: threading.Event | None = None,
         speak: bool = True,
@@ -275,12 +276,16 @@ class Assistant:
             task: answer or transcribe.
             content: ids of the user's turn (`PromptBuilder.speech`, `encode_plain`); none is
                 silence.
+            transcript: ids of what was asked, for a model that writes that down first; it goes on
+                behind them.
             history, seed, cancel, speak: see `answer`.
         """
         self.prompts.prompts.system_text(task)
         speak = speak and task != "transcribe"
         if content:
-            return self._turn(task, content, history, Timeline(), seed, cancel, speak=speak)
+            return self._turn(
+                task, content, history, Timeline(), seed, cancel, speak=speak, transcript=transcript
+            )
         return self._heard_nothing(task, history, Timeline(), seed, cancel, speak=speak)
 
     def interrupt(self, reply: Reply, played_seconds: float) -> Heard:
@@ -404,6 +409,7 @@ class Assistant:
         *,
         speak: bool,
         notes: tuple[str, ...] = (),
+        transcript: Sequence[int] = (),
     ) -> Generator[Part, None, None]:
         known = () if self.prompts.prompts.single_turn else history
         before = list(known) or self.prompts.conversation(task)
@@ -416,7 +422,7 @@ class Assistant:
                     *notes,
                     f"the conversation is too long: its oldest {dropped} turns are forgotten",
                 )
-        prompt = before + turn
+        prompt = [*before, *turn, *transcript]
         voice = None
         if speak and self.decoder is not None:
             voice = AnswerVoice(self.decoder, timeline, self.engine.layout)
@@ -448,6 +454,7 @@ class Assistant:
             items = in_turn(events, decode)
         mark = self.prompts.prompts.working_mark if task == "answer" else ""
         text = TextStream(self.prompts, mark)
+        text.whole = self.prompts.decode(transcript)
         answer: list[int] = []
         reason: DoneReason = "end"
         with contextlib.closing(items):

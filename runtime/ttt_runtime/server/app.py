@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 
 from ttt_ref.errors import TttError
 from ttt_runtime.server.errors import ApiError, as_api_error
@@ -17,10 +19,15 @@ from ttt_runtime.server.realtime.endpoint import realtime
 from ttt_runtime.server.routes import chat, health, speech, transcriptions
 from ttt_runtime.server.state import ServerState
 
+PAGE: Final = Path(__file__).parent / "page"
+
 
 def build_app(state: ServerState) -> Gate:
     """Return the application of one server."""
     routes = [
+        Route("/", _file("index.html")),
+        Route("/profile", _file("profile.html")),
+        Mount("/page", StaticFiles(directory=PAGE)),
         Route("/health", health.health),
         Route("/health/ready", health.ready),
         Route("/metrics", health.metrics),
@@ -41,6 +48,13 @@ def build_app(state: ServerState) -> Gate:
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.server = state
     return Gate(app, state)
+
+
+def _file(name: str) -> Any:
+    async def page(request: Request) -> Response:
+        return FileResponse(PAGE / name)
+
+    return page
 
 
 async def _own_error(request: Request, error: Exception) -> Response:

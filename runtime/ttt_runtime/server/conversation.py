@@ -24,6 +24,7 @@ class Item:
 
     Attributes:
         ids: what the model reads of it: a user's content, or an assistant's answer.
+        typed: a user's text, without any sound.
         sent_seconds: sound of an answer that was sent to the client.
         finished: an answer that came to its own end.
     """
@@ -34,6 +35,7 @@ class Item:
     type: str = "message"
     status: str = "completed"
     ids: list[int] = field(default_factory=list)
+    typed: bool = False
     sent_seconds: float = 0.0
     finished: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
@@ -103,14 +105,35 @@ class Conversation:
         self.items.remove(self.find(item_id))
 
 
-def prompt_of(
+@dataclass(frozen=True, slots=True)
+class TurnIds:
+    """What the model reads of a turn to answer.
+
+    Attributes:
+        history: ids before it.
+        content: ids of the turn; none is silence.
+        transcript: what was typed, for a model that writes down what it hears: it is told that.
+    """
+
+    history: list[int] = field(default_factory=list)
+    content: list[int] = field(default_factory=list)
+    transcript: list[int] = field(default_factory=list)
+
+
+def is_silence(items: Sequence[Item]) -> bool:
+    """Tell whether the newest message is a user's that says nothing."""
+    newest = next((item for item in reversed(items) if item.type == "message"), None)
+    return newest is not None and newest.role == "user" and not newest.ids
+
+
+def turn_ids(
     items: Sequence[Item],
     prompts: PromptBuilder,
     task: Task,
     config: GenerationConfig,
     capacity: int,
-) -> tuple[list[int], list[int]]:
-    """Return the ids before the turn to answer, and that turn's content.
+) -> TurnIds:
+    """Return what the model reads of a conversation whose last turn is to be answered.
 
     Messages of the user that follow each other are one turn. The oldest turns are left out where
     the cache would have no room for the answer, and all of them for a model that knows no history.
@@ -120,15 +143,19 @@ def prompt_of(
     """
     turns: list[list[int]] = []  # ids of whole turns
     open_content: list[int] = []
+    typed = True
+    if is_silence(items):
+        return TurnIds()
     for item in items:
         if item.type != "message" or not item.ids:
             continue
         if item.role == "user":
             open_content += item.ids
+            typed = typed and item.typed
         elif item.role == "assistant" and open_content:
             answer = prompts.user_turn(open_content) + item.ids + prompts.end_of_answer(item.ids)
             turns.append(answer)
-            open_content = []
+            open_content, typed = [], True
     if not open_content:
         raise ApiError(
             "there is nothing to answer: commit audio or add a message of the user first",
@@ -144,7 +171,10 @@ def prompt_of(
             if room < 0:
                 break
             kept.insert(0, turn)
-    return [*begin, *(token for turn in kept for token in turn)], open_content
+    history = [*begin, *(token for turn in kept for token in turn)]
+    if typed and prompts.prompts.transcript_first:
+        return TurnIds(history, prompts.speech(()), open_content)
+    return TurnIds(history, open_content)
 
 
 def cut_item(item: Item, prompts: PromptBuilder, heard_seconds: float, frame_rate_hz: float) -> str:

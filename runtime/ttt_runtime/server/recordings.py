@@ -13,17 +13,17 @@ from ttt_runtime.server.service import EngineService
 async def read_recording(
     service: EngineService, file: BinaryIO | Any, name: str, max_seconds: float
 ) -> Audio:
-    """Return audio float32 [T] of an opened sound file, as the tokenizer is to hear it.
+    """Return audio float32 [T] of an opened sound file; `heard` parts it into utterances.
 
     Raises:
-        AudioError: it cannot be read, or is longer than allowed or than the model hears.
+        AudioError: it cannot be read, or is longer than allowed.
     """
     assistant = service.assistant
     assert assistant.tokenizer is not None
     recording = await asyncio.to_thread(
         read_sound, file, name, assistant.tokenizer, max_seconds=max_seconds
     )
-    return (await asyncio.to_thread(assistant.prepare, recording.audio)).audio
+    return recording.audio
 
 
 async def heard(service: EngineService, audio: Audio, max_seconds: float) -> Utterance:

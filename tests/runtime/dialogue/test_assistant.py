@@ -208,3 +208,13 @@ def test_a_model_of_single_turns_gets_no_history() -> None:
     first = collect(assistant.answer(TONE))[2]
     second = collect(assistant.answer(TONE, history=first.history))[2]
     assert second.history == first.history
+
+
+def test_a_given_transcript_is_not_written_again_and_belongs_to_what_was_heard() -> None:
+    said = "\nseven<|im_end|>"
+    assistant = scripted(said, [], transcript_first=True)
+    ids = assistant.prompts.encode_plain("what is it")
+    parts = list(assistant.respond("answer", assistant.prompts.speech([]), transcript=ids))
+    text, _, reply = collect(parts)
+    assert text == "\nseven"
+    assert (reply.heard, reply.text) == ("what is it", "seven")

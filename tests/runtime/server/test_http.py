@@ -171,12 +171,16 @@ def test_chat_with_sound_in_and_out(shipped: ServerState) -> None:
     assert told[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_chat_in_text(shipped: ServerState) -> None:
-    question = "how much is two plus three"
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [("how much is two plus three", "five"), ("what is the opposite of hot", "cold")],
+)
+def test_chat_in_text(shipped: ServerState, question: str, word: str) -> None:
+    """The shipped model, which has learnt speech only, stopped after half of what was typed."""
     body = {"model": "x", "messages": [{"role": "user", "content": question}]}
     _, answer, _ = ask(shipped, "POST", "/v1/chat/completions", body)
     content = json.loads(answer)["choices"][0]["message"]["content"]
-    assert "five" in content
+    assert word in content
     told = events(ask(shipped, "POST", "/v1/chat/completions", {**body, "stream": True})[1])
     assert "".join(e["choices"][0]["delta"].get("content", "") for e in told) == content
 

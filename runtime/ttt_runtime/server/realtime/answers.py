@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from ttt_runtime.dialogue.assistant import Part
-from ttt_runtime.server.conversation import Conversation, Item, cut_item, prompt_of
+from ttt_runtime.server.conversation import Conversation, Item, cut_item, is_silence, turn_ids
 from ttt_runtime.server.errors import ApiError
 from ttt_runtime.server.ids import new_id
 from ttt_runtime.server.realtime.outbox import Outbox
@@ -79,7 +79,7 @@ class Answers:
             rate_hz=decoder.sample_rate_hz if decoder is not None else 1,
             frame_rate_hz=self._frame_rate_hz,
             decided_at=decided_at,
-            transcript_first=self._prompts.prompts.transcript_first and not _is_silence(items),
+            transcript_first=self._prompts.prompts.transcript_first and not is_silence(items),
             transcript=transcript,
             metadata=metadata,
             in_conversation=in_conversation,
@@ -102,20 +102,20 @@ class Answers:
             ApiError: there is nothing to answer, or the server is busy.
         """
         assistant = self._service.assistant
-        history: list[int] = []
-        content: list[int] = []
-        if not _is_silence(items):
-            history, content = prompt_of(
-                items,
-                self._prompts,
-                "answer",
-                assistant.config,
-                assistant.engine.runner.capacity,
-            )
+        ids = turn_ids(
+            items, self._prompts, "answer", assistant.config, assistant.engine.runner.capacity
+        )
         speak = settings.speaks
 
         def begin(cancel: Event) -> Iterator[Part]:
-            return assistant.respond("answer", content, history=history, cancel=cancel, speak=speak)
+            return assistant.respond(
+                "answer",
+                ids.content,
+                history=ids.history,
+                transcript=ids.transcript,
+                cancel=cancel,
+                speak=speak,
+            )
 
         return self._service.turn(begin, watch=watch)
 
@@ -155,9 +155,3 @@ class Answers:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _is_silence(items: list[Item]) -> bool:
-    """Tell whether the newest message is a user's that says nothing."""
-    newest = next((item for item in reversed(items) if item.type == "message"), None)
-    return newest is not None and newest.role == "user" and not newest.ids

@@ -53,6 +53,7 @@ async def read_item(
     item = Item(item_id, str(role), [])
     for part in parts:
         await _read_part(part, item, service, input_format, max_seconds)
+    item.typed = all("text" in part for part in item.content)
     if item.is_answer and item.ids:
         item.ids.append(service.assistant.prompts.layout.im_end_id)
         item.finished = True

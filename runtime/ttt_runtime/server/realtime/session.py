@@ -196,6 +196,7 @@ class RealtimeSession:
             if self._voice is not None:
                 self._voice.close()
                 self._voice = None
+                await self._service.hear(self._utterances.clear)
         elif self._voice is not None:
             self._voice.update(self.settings)
         else:

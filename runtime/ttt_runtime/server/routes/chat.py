@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ttt_runtime.dialogue.assistant import AudioPart, Part, Reply, TextPart
 from ttt_runtime.server.audio_formats import FileEncoder, FileFormat, parse_file_format
-from ttt_runtime.server.conversation import Item, prompt_of
+from ttt_runtime.server.conversation import Item, is_silence, turn_ids
 from ttt_runtime.server.errors import ApiError
 from ttt_runtime.server.ids import new_id
 from ttt_runtime.server.json_limits import parse_object
@@ -48,7 +48,7 @@ async def chat(request: Request) -> Response:
         raise ApiError(f"messages must be a list of 1 to {_MOST_MESSAGES}", param="messages")
     items = [await _item(state, message) for message in messages]
     first = state.service.assistant.prompts.prompts.transcript_first
-    asked = _Asked(_file_format(state, body), state.model_name, first and not _is_silence(items))
+    asked = _Asked(_file_format(state, body), state.model_name, first and not is_silence(items))
     turn = _begin(state, items, speak=asked.file_format is not None)
     if body.get("stream") is True:
         return StreamingResponse(_events(state, turn, asked), media_type="text/event-stream")
@@ -71,21 +71,21 @@ def _file_format(state: ServerState, body: dict[str, Any]) -> FileFormat | None:
 
 def _begin(state: ServerState, items: list[Item], *, speak: bool) -> Turn:
     assistant = state.service.assistant
-    history: list[int] = []
-    content: list[int] = []
-    if not _is_silence(items):
-        history, content = prompt_of(
-            items, assistant.prompts, "answer", assistant.config, assistant.engine.runner.capacity
-        )
+    ids = turn_ids(
+        items, assistant.prompts, "answer", assistant.config, assistant.engine.runner.capacity
+    )
 
     def begin(cancel: Event) -> Iterator[Part]:
-        return assistant.respond("answer", content, history=history, cancel=cancel, speak=speak)
+        return assistant.respond(
+            "answer",
+            ids.content,
+            history=ids.history,
+            transcript=ids.transcript,
+            cancel=cancel,
+            speak=speak,
+        )
 
     return state.service.turn(begin)
-
-
-def _is_silence(items: list[Item]) -> bool:
-    return items[-1].role == "user" and not items[-1].ids
 
 
 async def _item(state: ServerState, message: Any) -> Item:
@@ -94,13 +94,14 @@ async def _item(state: ServerState, message: Any) -> Item:
         raise ApiError(f"a message has the role {role!r:.60}", param="messages")
     content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    item = Item(new_id("msg"), role, [])
+    item = Item(new_id("msg"), role, [], typed=True)
     for part in parts if isinstance(parts, list) else []:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             if role in ("user", "assistant"):
                 item.ids += state.service.assistant.prompts.encode_plain(part["text"])
         elif kind == "input_audio":
+            item.typed = False
             item.ids += await _speech(state, part.get("input_audio"))
         else:
             raise ApiError(
