@@ -193,11 +193,14 @@ def _stdin_text() -> str:
 
 
 def _targets(inputs: Sequence[str], output: str | None) -> list[str | None]:
-    """Return one output name for each input."""
+    """Return one output name for each input; ConfigError for one that would be written over."""
     if output is None:
         return [None] * len(inputs)
+    if not output:
+        raise ConfigError("the output's name is empty (an unset variable?); give -o OUT.wav")
     folder = Path(output)
     if len(inputs) == 1 and not folder.is_dir() and not output.endswith("/"):
+        _refuse_inputs(inputs, [output])
         return [output]
     if output == "-" or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{len(inputs)} inputs cannot all go to {output!r}; give a folder")
@@ -205,8 +208,23 @@ def _targets(inputs: Sequence[str], output: str | None) -> list[str | None]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two inputs are named {name!r}; answer them one by one")
+    targets = [str(folder / f"{name}.wav") for name in names]
+    _refuse_inputs(inputs, targets)
     folder.mkdir(parents=True, exist_ok=True)
-    return [str(folder / f"{name}.wav") for name in names]
+    return list(targets)
+
+
+def _refuse_inputs(inputs: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse to write over a recording that is read, by whatever path or link it is named."""
+    sources = [Path(source) for source in inputs if source != "-"]
+    for target in map(Path, targets):
+        if str(target) == "-" or not target.exists():
+            continue
+        for source in sources:
+            if source.exists() and target.samefile(source):
+                raise ConfigError(
+                    f"the output {target} is the input {source}; give another name or folder"
+                )
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:

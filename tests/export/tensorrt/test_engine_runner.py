@@ -108,7 +108,7 @@ def test_basic_operators_in_tensorrt_of_jetpack_6(
     machine = build(checkpoint=generation_case.checkpoint, form="basic")
     assert machine.trt.__version__ == "10.3.0.30"
     runner = machine.runner(device)
-    cache = runner._cache
+    cache = runner.caches.sequence
     assert cache.addresses["past_k.0"] != cache.addresses["present_k.0"]
     speech = SpeechEngine(runner, machine.bundle.config.layout)
     prompt = generation_case["prompt_ids"].tolist()

@@ -317,3 +317,18 @@ def test_no_shipped_bundle_is_one_line(
     monkeypatch.setattr(assistant_run, "SHIPPED", tmp_path / "none")
     with pytest.raises(BundleError, match="--bundle"):
         assistant_run.shipped_or(None)
+
+
+@pytest.mark.parametrize("output", ["", ".", "question.wav", "hard.wav", "soft.wav", "./folder/.."])
+def test_an_output_that_is_an_input_is_refused(  # type: ignore[no-untyped-def]
+    cli, question: Path, tmp_path: Path, monkeypatch, output: str
+) -> None:
+    """`-o .` and `-o ""` (an unset variable) wrote the answer over the recording."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "hard.wav").hardlink_to(question)
+    (tmp_path / "soft.wav").symlink_to(question)
+    before = question.read_bytes()
+    result = cli("answer", question, "-o", output)
+    refused(result, "is the input" if output else "is empty")
+    assert question.read_bytes() == before

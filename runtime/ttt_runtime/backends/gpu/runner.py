@@ -82,7 +82,7 @@ class DeviceRunner(Heads):
         self._embeddings = embeddings
         self._audio_start = layout.audio_start
         self._bucket = bucket_rows
-        self._caches = SequenceCaches(self._new_cache)
+        self.caches = SequenceCaches(self._new_cache)
         self._forwards: OrderedDict[tuple[bool, int, int, int], _Forward] = OrderedDict()
         self._heads = [DeviceHead(graph, memory) for graph in (text_head, speech_head)]
         text, speech = self._heads
@@ -103,7 +103,7 @@ class DeviceRunner(Heads):
         """See `base.Runner.forward`; the rows stay on the device until they are looked at."""
         rows = len(ids)
         stop = start + rows
-        cache = self._caches.begin(rows, start, scratch=scratch)
+        cache = self.caches.begin(rows, start, scratch=scratch)
         run = self._bound(cache, scratch, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
         self._embed(row_ids, run.inputs.arrays["embeds"][0])

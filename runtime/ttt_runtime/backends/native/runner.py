@@ -76,7 +76,7 @@ class NativeRunner(Heads):
         )
         self._config = config
         self._poison = poison
-        self._caches = SequenceCaches(
+        self.caches = SequenceCaches(
             lambda: NativeCache(kernels, config, self.capacity, poison=poison)
         )
         self._call = Call(audio_start=layout.audio_start)
@@ -107,7 +107,7 @@ class NativeRunner(Heads):
     ) -> Floats:
         rows = len(ids)
         stop = start + rows
-        cache = self._caches.begin(rows, start, scratch=scratch)
+        cache = self.caches.begin(rows, start, scratch=scratch)
         if rows > len(self._hidden):
             self._hidden = self._new_rows(rows)
         call = self._call

@@ -76,7 +76,7 @@ class OrtRunner(Heads):
         self._embeddings = embeddings
         self._audio_start = layout.audio_start
         self._poison = poison
-        self._caches = SequenceCaches(lambda: KvCache(decoder.spec, capacity, poison=poison))
+        self.caches = SequenceCaches(lambda: KvCache(decoder.spec, capacity, poison=poison))
         self._row_bindings = bindings_for(decoder, bucket_rows)
         self._rows_bindings = self._row_bindings
         if block_decoder is not None:
@@ -153,7 +153,7 @@ class OrtRunner(Heads):
         """See `base.Runner.forward`."""
         rows = len(ids)
         stop = start + rows
-        cache = self._caches.begin(rows, start, scratch=scratch)
+        cache = self.caches.begin(rows, start, scratch=scratch)
         bindings = self._row_bindings if rows == 1 else self._rows_bindings
         run = bindings.bound(cache, rows, stop)
         row_ids = np.array(ids, dtype=np.int64)
