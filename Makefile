@@ -21,7 +21,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all test-clients test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread clean
+.PHONY: talk test test-all test-clients test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread test-arm clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -108,6 +108,28 @@ sanitize-thread: $(DEV_ENV)/ready
 	CC=gcc $(DEV_ENV)/bin/python $(NATIVE) --strict --sanitize thread --into $(SANITIZED)/thread --only $(SUITED)
 	$(call WITH_SANITIZER,libtsan.so) TSAN_OPTIONS=exitcode=66:ignore_noninstrumented_modules=1 \
 	TTT_KERNELS_FOLDER=$(SANITIZED)/thread setarch -R $(DEV_ENV)/bin/python -m pytest $(KERNEL_TESTS)
+
+# The kernels for Arm, by the cross compiler, tested under emulation (Debian: qemu-user-static,
+# mmdebstrap, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross). One CPU with i8mm, one with dotprod, one
+# with neither. Emulation proves results, never speed.
+ARM := build/arm
+ARM_PIP := --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
+	--platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64
+
+$(ARM)/root/usr/bin/python3.11:
+	mkdir -p $(ARM)
+	mmdebstrap --arch=arm64 --variant=extract --include=python3,libpython3-stdlib,libstdc++6,libgcc-s1,libc6 bookworm $(ARM)/root
+
+$(ARM)/site/numpy: | $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/pip install --quiet --progress-bar off --target $(ARM)/site $(ARM_PIP) 'numpy>=1.26,<3' pytest
+
+test-arm: $(DEV_ENV)/ready $(ARM)/root/usr/bin/python3.11 $(ARM)/site/numpy
+	CC=aarch64-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-aarch64 $(DEV_ENV)/bin/python $(NATIVE) --strict --into $(ARM)/kernels
+	for cpu in max cortex-a76 cortex-a72; do \
+	  PYTHONPATH=export:runtime:quant:.:$(ARM)/site TTT_KERNELS_FOLDER=$(ARM)/kernels \
+	  qemu-aarch64-static -cpu $$cpu -L $(ARM)/root $(ARM)/root/usr/bin/python3.11 -m pytest -p no:cacheprovider \
+	    $(KERNEL_TESTS)/test_product.py $(KERNEL_TESTS)/test_team.py $(KERNEL_TESTS)/test_top_k.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(TALK_ENV) $(DEV_ENV) $(PEERS_ENV) build dist answer.wav

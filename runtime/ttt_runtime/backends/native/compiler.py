@@ -34,6 +34,11 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
         "avx2": ("-mavx2", "-mfma"),
     },
+    "aarch64": {
+        "neon_i8mm": ("-march=armv8.2-a+dotprod+i8mm",),
+        "neon_dotprod": ("-march=armv8.2-a+dotprod",),
+        "neon": ("-march=armv8-a",),
+    },
 }
 # What `make sanitize` and `make sanitize-thread` add. The frame pointer makes traces readable.
 SANITIZERS = {

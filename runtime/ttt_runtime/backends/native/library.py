@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
@@ -35,12 +36,20 @@ VARIANTS: Final = {
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "fma"),
     "avxvnni": ("avx2", "fma", "avx_vnni"),
     "avx2": ("avx2", "fma"),
+    "neon_i8mm": ("asimd", "asimddp", "i8mm"),
+    "neon_dotprod": ("asimd", "asimddp"),
+    "neon": ("asimd",),
 }
+# Arm: type of an entry of the auxiliary vector (AT_HWCAP, AT_HWCAP2) -> bit -> feature. A text file
+# may be another machine's (emulation, containers); these come from the kernel that runs us.
+_HWCAPS: Final = {16: {1: "asimd", 20: "asimddp"}, 26: {13: "i8mm"}}
 
 
 @cache
 def cpu_flags() -> frozenset[str]:
     """Return the features of this machine's CPU, as Linux names them; nothing elsewhere."""
+    if platform.machine() == "aarch64":
+        return _arm_features()
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
@@ -50,6 +59,20 @@ def cpu_flags() -> frozenset[str]:
         if name.strip() == "flags":
             return frozenset(value.split())
     return frozenset()
+
+
+def _arm_features() -> frozenset[str]:
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
+        return frozenset()
+    getauxval.argtypes, getauxval.restype = (ctypes.c_ulong,), ctypes.c_ulong
+    return frozenset(
+        name
+        for kind, bits in _HWCAPS.items()
+        for bit, name in bits.items()
+        if getauxval(kind) >> bit & 1
+    )
 
 
 def library_file(variant: str) -> Path:

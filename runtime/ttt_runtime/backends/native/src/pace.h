@@ -1,8 +1,9 @@
 /* How many members take part in a job: as many as make it fast while the machine does other work.
  *
  * Nothing is asked of the system: jobs of one kind are timed. While members sleep in jobs because
- * others have lost their CPU, a smaller team is tried for a moment, and kept if it is faster; a team
- * that is smaller than it may be tries to grow again from time to time. Results do not depend on it.
+ * others have lost their CPU, a smaller team is tried for a moment, and kept if it is faster; a
+ * team that is smaller than it may be tries to grow again from time to time. Results do not depend
+ * on it.
  */
 #ifndef TTT_PACE_H
 #define TTT_PACE_H

@@ -50,6 +50,9 @@ static void pack_blocks(const ttt_matrix *w, const uint8_t *const *codes, int la
         if (w->bits == 4)
             for (int lane = 0; lane < lanes; lane++)
                 to[lane] = part_halves(to[lane]);
+        else if (CODES_BELOW != 0)
+            for (int lane = 0; lane < lanes; lane++)
+                to[lane] ^= 0x80808080u; /* less 128 */
     }
 }
 
@@ -60,7 +63,7 @@ static void pack_rows(const ttt_matrix *w, const uint8_t *codes, const int64_t *
     for (int64_t k = 0; k < w->inputs; k += 4, to += 4 * PANEL, codes += 4 * w->outputs)
         for (int lane = 0; lane < lanes; lane++)
             for (int j = 0; j < 4; j++)
-                to[4 * lane + j] = codes[j * w->outputs + outputs[lane]] ^ 0x80;
+                to[4 * lane + j] = codes[j * w->outputs + outputs[lane]] ^ 0x80 ^ CODES_BELOW;
 }
 
 static void pack_panel(const ttt_matrix *w, const ttt_stored *from, int64_t panel, uint8_t *to)

@@ -192,7 +192,7 @@ ALWAYS_INLINE vi dot_of(int bits, vi sum, vi codes, vi four)
         const uint8_t *codes = at->codes, *end = codes + w->block * PANEL;                        \
         const int8_t *inputs = at->inputs;                                                        \
         int64_t stride = w->inputs;                                                               \
-        int32_t middle = w->has_zeros ? 0 : -(1 << (bits - 1));                                   \
+        int32_t middle = (w->has_zeros ? 0 : -(1 << (bits - 1))) + (bits == 8 ? CODES_BELOW : 0); \
         const char *ahead = at->ahead;                                                            \
         UNROLL_##R(BEGIN_ROW)                                                                     \
         for (; codes < end; codes += 2 * VECTOR_BYTES, inputs += 4) {                             \

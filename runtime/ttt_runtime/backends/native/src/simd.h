@@ -8,7 +8,6 @@
 #ifndef TTT_SIMD_H
 #define TTT_SIMD_H
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,10 +21,21 @@ ALWAYS_INLINE int32_t four_bytes(const int8_t *from)
     return bits;
 }
 
-/* Bring the line at `p` to the first cache, or to the second. Any address will do. */
+/* Also here: near(p) and nearer(p) bring the line at `p`, any address, to the first and the second
+ * cache; pause_a_little() is what a thread does while it waits; CODES_BELOW is what stored 8-bit
+ * codes are short of. Another architecture is another header with the same names. */
+#if defined(__ARM_NEON) && defined(__aarch64__)
+
+#include "neon.h"
+
+#else
+
+#include <immintrin.h>
+
+#define CODES_BELOW 0
+
 ALWAYS_INLINE void near(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
 ALWAYS_INLINE void nearer(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
-/* What a thread does while it waits: the core's other thread gets its turn. */
 ALWAYS_INLINE void pause_a_little(void) { _mm_pause(); }
 
 #if defined(__AVX512VNNI__)
@@ -234,6 +244,8 @@ ALWAYS_INLINE vi dot4(vi sum, vi bytes, vi signed_bytes)
 #else
 #error "no vectors for this CPU"
 #endif
+
+#endif /* x86-64 */
 
 #define VECTOR_BYTES (LANES * 4)
 
