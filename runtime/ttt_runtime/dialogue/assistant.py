@@ -150,7 +150,7 @@ class Assistant:
         engine.interleaved = interleaved
         prompts = PromptBuilder.from_bundle(bundle)
         tokenizer, decoder = load_codec(bundle, device, threads=threads)
-        room = engine.runner.capacity - config.max_gen_len - TURN_TOKENS
+        room = room_for_history(engine.runner.capacity, config.max_gen_len, TURN_TOKENS)
         chain = InputChain(
             InputSettings.of_codec(bundle.config.codec),
             tokenizer.sample_rate_hz,
