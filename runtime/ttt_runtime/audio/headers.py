@@ -46,7 +46,8 @@ class RawFormat:
         rate, _, rest = text.partition(":")
         name, _, channels = rest.partition(":")
         name, channels = name or "s16le", channels or "1"
-        good = rate.isascii() and rate.isdigit() and len(rate) < 8 and name in RAW_FORMATS
+        good = rate.isascii() and rate.isdigit() and len(rate) < 8 and int(rate) > 0
+        good = good and name in RAW_FORMATS
         if not good or channels not in map(str, range(1, MOST_RAW_CHANNELS + 1)):
             raise ConfigError(
                 f"--raw is {text!r}; expected RATE[:FORMAT[:CHANNELS]], such as 16000 or "

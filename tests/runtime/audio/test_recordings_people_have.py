@@ -217,6 +217,6 @@ def test_raw_formats_are_checked() -> None:
         with soundfile.SoundFile(io.BytesIO(bytes(64)), **made.options()) as sound:
             assert sound.samplerate == 8000
             assert sound.frames >= 8
-    for wrong in ("", "fast", "16000:mp3", "16000:s16le:0", "-1", "16000:s16le:2:2", "1e4"):
+    for wrong in ("", "0", "fast", "16000:mp3", "16000:s16le:0", "-1", "16000:s16le:2:2", "1e4"):
         with pytest.raises(ConfigError, match="expected RATE"):
             RawFormat.parse(wrong)
