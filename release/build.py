@@ -82,9 +82,9 @@ def build_wheel(sdist: Path, machine: str, out: Path) -> Wheel:
 
 def audited(wheel: Wheel) -> str:
     """Return the tag that `auditwheel` finds for a wheel; SystemExit if its name says another."""
-    told = run([sys.executable, "-m", "auditwheel", "show", str(wheel.path)])
-    words = [word.strip('".,:') for word in told.split()]
+    output = run([sys.executable, "-m", "auditwheel", "show", str(wheel.path)])
+    words = [word.strip('".,:') for word in output.split()]
     tags = [word for word in words if word.startswith("manylinux_")]
     if not tags or tags[-1] not in wheel.path.name:
-        raise SystemExit(f"{wheel.path.name} is not what its name says:\n{told}")
+        raise SystemExit(f"{wheel.path.name} is not what its name says:\n{output}")
     return tags[-1]

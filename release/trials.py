@@ -54,8 +54,8 @@ def without_compilers(folder: Path) -> str:
 
 def answer(command: list[str], out: Path, **more: str) -> str:
     """Answer the sample question; returns the text, SystemExit if there is no sound or no text."""
-    told = run([*command, "answer", str(QUESTION), "-o", str(out), "--json"], **more)
-    said = str(json.loads(told)["text"]).strip()
+    output = run([*command, "answer", str(QUESTION), "-o", str(out), "--json"], **more)
+    said = str(json.loads(output)["text"]).strip()
     if not said or out.stat().st_size < 10_000:
         raise SystemExit(f"{command[0]} answered {said!r} in {out.stat().st_size} bytes of sound")
     return said
@@ -78,7 +78,7 @@ def try_interpreter(interpreter: str, file: Path, folder: Path) -> Trial:
 
 
 def try_base(interpreter: str, file: Path, folder: Path) -> Trial:
-    """Install without an extra, be told what is missing, do what the message says, and ask."""
+    """Install without an extra, read what is missing, do what the message says, and ask."""
     home = folder / "base"
     shutil.rmtree(home, ignore_errors=True)
     run([interpreter, "-m", "venv", str(home)])

@@ -1,4 +1,4 @@
-# ruff: noqa: D102 (the methods are told by the protocol `work.Engine`)
+# ruff: noqa: D102 (the methods are documented in the protocol `work.Engine`)
 """An engine in a process of its own: `python -m benchmarks.peers.worker KIND MODEL THREADS`."""
 
 from __future__ import annotations

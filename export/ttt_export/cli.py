@@ -219,7 +219,7 @@ def _run(
     from ttt_export.source import find_checkpoint, open_checkpoint
     from ttt_quant.report import GateError
 
-    recipe = options.resolve_recipe()  # a wrong pair is told before anything is downloaded
+    recipe = options.resolve_recipe()  # a wrong pair is refused before anything is downloaded
     options.check_evaluation()
     if not Path(model).exists():
         options = replace(options, hub_name=model)

@@ -77,7 +77,7 @@ def export_codec(
     entry = _checked(_exporter(BUILTIN, "export_builtin")(folder, bundle, engine, stored))
     if INPUT_KEY in named:
         entry = replace(entry, params={**entry.params, INPUT_KEY: named[INPUT_KEY]})
-    InputSettings.of_codec(entry)  # what no bundle could be read with is told now
+    InputSettings.of_codec(entry)  # settings that no bundle could be read with are refused now
     return entry
 
 

@@ -1,6 +1,6 @@
 """Evaluate a bundle on spoken questions: answers exactly right, and how well its speech is heard.
 
-Divergences tell how far an export is from its checkpoint; whether that matters is told by putting
+Divergences tell how far an export is from its checkpoint; whether that matters shows on putting
 recordings to the bundle itself, through the runtime. The evaluation is a program of its own, since
 which answer is right depends on the model: by default that of the recipe of the shipped model. It
 is called as

@@ -158,7 +158,7 @@ class SlicedExecutor:
                 "mask": mask,
                 **{name: _rows(cache, bound) for name, cache in caches.items()},
             }
-            feeds = {name: feeds[name] for name in names}  # the grouped form has no write_index
+            feeds = {name: feeds[name] for name in names}  # the GQA form has no write_index
             rows[number], *present = session.run(feeds)
             for tensor, values in zip(past, present, strict=True):
                 _rows(caches[tensor.name], bound)[...] = values

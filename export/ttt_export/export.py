@@ -14,7 +14,7 @@ from ttt_export.checks import Check
 from ttt_export.codec_export import codec_report, copy_codec, export_codec
 from ttt_export.evaluation import evaluate
 from ttt_export.executors import Written
-from ttt_export.gqa.rewrite import install, install_block, regroup
+from ttt_export.gqa.rewrite import install, install_block, rewrite_as_gqa
 from ttt_export.graphs import (
     Progress,
     graph_specs,
@@ -31,7 +31,7 @@ from ttt_export.source import Checkpoint, open_checkpoint
 from ttt_export.table import write_table
 from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
 from ttt_export.tensorrt.profiles import SpanShape, graph_profiles
-from ttt_export.unrounded_check import check_written, remove_twin
+from ttt_export.unrounded_check import check_written, remove_unrounded
 from ttt_quant.recipe import Recipe
 from ttt_quant.report import GateError, QualityReport
 from ttt_runtime.bundle.folder import BundleWriter
@@ -86,13 +86,13 @@ def export_checkpoint(
     progress(f"reading {checkpoint_path}")
     checkpoint = open_checkpoint(checkpoint_path, options.adapter)
     cache_rows = options.cache_dim(checkpoint)
-    is_gqa = options.groups(recipe)
+    is_gqa = options.uses_gqa(recipe)
     presets, prompts = extra_config(checkpoint, options.prompts)
     check_memory(plan_export(checkpoint, recipe))
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
     with BundleWriter(out, overwrite=options.force) as bundle:
         folder = bundle.folder
-        # First the codec: a part that is missing should be told before the long work.
+        # First the codec: a missing part is an error before the long work.
         progress("codec")
         codec = make_codec(checkpoint, recipe, options, bundle)
         specs = graph_specs(
@@ -106,7 +106,7 @@ def export_checkpoint(
         spans = SpanShape.of_presets(presets.values())
         if options.builds_engines:
             for spec in specs.values():
-                graph_profiles(spec, spans)  # a cache too short is told before the long work
+                graph_profiles(spec, spans)  # a cache too short is refused before the long work
         schemes = write_graphs(checkpoint, recipe, specs, folder, sequences, progress)
         progress("embedding table")
         embeddings = write_table(checkpoint, recipe.embeddings, folder, TABLE_FILE, SCALES_FILE)
@@ -117,10 +117,10 @@ def export_checkpoint(
         checks, judged = check_written(checkpoint, recipe, written, sequences, options.seed)
         block: Written | None = None
         if is_gqa:
-            grouped = regroup(checkpoint, written, options.block_body, progress, options.seed)
-            checks = [*checks, *grouped.checks]
-            written = judged = install(grouped, folder)
-            block = grouped.block
+            gqa = rewrite_as_gqa(checkpoint, written, options.block_body, progress, options.seed)
+            checks = [*checks, *gqa.checks]
+            written = judged = install(gqa, folder)
+            block = gqa.block
         progress("measuring quality")
         report = measure_report(checkpoint, recipe, judged, sequences, schemes, checks, folder)
         report = replace(report, codec=codec_report(bundle))
@@ -134,7 +134,7 @@ def export_checkpoint(
         specs = written.specs
         checkpoint.tokenizer.save(str(bundle.path("tokenizer.json")), pretty=False)
         bundle.add_bytes(REPORT_FILE, report_json(report))
-        remove_twin(written)
+        remove_unrounded(written)
         graphs = {name: GraphEntry(spec, f"{name}.onnx") for name, spec in specs.items()}
         engines: dict[str, Any] = {}
         if options.builds_engines:
@@ -173,7 +173,7 @@ def export_checkpoint(
 
 
 def _hold_gates(report: QualityReport, checkpoint: Checkpoint, progress: Progress) -> None:
-    """Raise GateError for an export below its gates; random weights are only told of.
+    """Raise GateError for an export below its gates; random weights only give a note.
 
     Their logits lie so close together that any rounding changes choices.
     """

@@ -1,4 +1,4 @@
-"""Everything that a machine with a GPU should be asked, in one command.
+"""Everything that a machine with a GPU should report, in one command.
 
     python -m ttt_export.gpu_report OUT.json [--sizes 0.5b,1.5b,3b] [--devices cuda,rtx]
 
@@ -48,7 +48,7 @@ Load = Callable[[Bundle, str], Runner]
 Say = Callable[[str], None]
 
 
-def usable_devices(asked: Sequence[str], gpus: GpuReport) -> list[str]:
+def usable_devices(requested: Sequence[str], gpus: GpuReport) -> list[str]:
     """Return the devices that load here.
 
     Raises:
@@ -57,7 +57,7 @@ def usable_devices(asked: Sequence[str], gpus: GpuReport) -> list[str]:
     if not gpus.gpus:
         raise DeviceError(f"this report needs a GPU: {gpus.problem}")
     good, reasons = [], []
-    for text in asked:
+    for text in requested:
         line = check_engine(Device.parse(text).name, gpus=gpus).line()
         if line is None:
             good.append(text)
@@ -83,7 +83,7 @@ def report(
     prompts: int = 40,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Run parity and times; a device that fails at one point is told there and goes on.
+    """Run parity and times; a device that fails at one point is reported there and goes on.
 
     Args:
         sizes: of `ttt-random --like`, without their family (`0.5b`), or `tiny`.
@@ -185,9 +185,9 @@ def _parity(path: Path, device: str, load: Load, prompts: int) -> dict[str, Any]
         bundle.graph(DECODER).spec.input("embeds").dtype,
         prompts=prompts,
     )
-    told = "; ".join([found.line(), *(check.line() for check in leaks)])
+    line = "; ".join([found.line(), *(check.line() for check in leaks)])
     passed = found.passed and all(check.passed for check in leaks)
-    return {**asdict(found), "passed": passed, "line": told}
+    return {**asdict(found), "passed": passed, "line": line}
 
 
 def _times(path: Path, device: str, load: Load, repeats: int) -> dict[str, Any]:
@@ -250,14 +250,14 @@ def command(
     wrong = [size for size in named if size not in (*SIZES, "tiny")]
     if wrong or not named:
         raise ConfigError(f"unknown size {sizes!r}; known: {', '.join(SIZES)}, tiny")
-    asked = [device.strip() for device in devices.split(",") if device.strip()]
-    if not asked:
+    requested = [device.strip() for device in devices.split(",") if device.strip()]
+    if not requested:
         raise ConfigError(f"--devices is {devices!r}; name some of {', '.join(DEVICES)}")
-    for device in asked:
+    for device in requested:
         Device.parse(device)
     for path in (out.absolute().parent, *([] if work is None else [work])):
-        path.stat()  # told now rather than after an hour
-    usable = usable_devices(asked, probe_gpus())
+        path.stat()  # reported now rather than after an hour
+    usable = usable_devices(requested, probe_gpus())
     with tempfile.TemporaryDirectory(dir=work) as folder:
         found = report(named, usable, Path(folder), repeats=repeats, prompts=prompts, say=_say)
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

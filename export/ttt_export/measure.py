@@ -245,7 +245,7 @@ def measure_command(
 
     rows = [] if results is None else read_results(results)
     precisions = precision or ["fp16", "int8", "int4"]
-    folder.stat()  # mistakes are told before anything is measured
+    folder.stat()  # mistakes are reported before anything is measured
     if keep is not None and keep.stat().st_dev != folder.stat().st_dev:
         raise ConfigError(f"--keep {keep} is on another disk than --folder {folder}; choose one")
     for kind in precisions:

@@ -1,4 +1,4 @@
-"""What an export can be told, and what a bundle says of its making."""
+"""The options of an export, and what a bundle says of its making."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIN_CACHE_ROWS: Final = 128  # the validation's longest case must fit
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `ttt-export` can be told; the defaults are a plain fp32 bundle for the CPU.
+    """The options of `ttt-export`; the defaults are a plain fp32 bundle for the CPU.
 
     Attributes:
         precision: fp32, fp16, bf16, int8 or int4; picks the recipe.
@@ -123,10 +123,10 @@ class ExportOptions:
         """Layout of the cache: TensorRT takes four axes, the others bind prefixes of rows."""
         return "heads" if self.engine in FIXED_CACHE_ENGINES else "rows"
 
-    def groups(self, recipe: Recipe) -> bool:
+    def uses_gqa(self, recipe: Recipe) -> bool:
         """True if the decoder gets the form that onnxruntime runs fastest on a CPU.
 
-        Graphs of whole floats keep the portable form, which other devices run as well.
+        Graphs of whole floats keep the standard form, which other devices run as well.
 
         Raises:
             ConfigError: a second body that is unknown or that this export cannot have.
@@ -137,7 +137,7 @@ class ExportOptions:
             and recipe.compute == "float32"
             and self.cache_dtype(recipe) is None
             and bool(recipe.algorithms())
-            and recipe.session.get(ACCURACY) == ROUNDED  # the grouped products always round
+            and recipe.session.get(ACCURACY) == ROUNDED  # the GQA products always round
         )
         if self.block_body is not None and self.block_body not in BLOCK_BODIES:
             raise ConfigError(
@@ -203,7 +203,7 @@ def extra_config(
     if not isinstance(prompts, Mapping):
         raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts must be a table")
     try:
-        Prompts.from_dict(prompts)  # what the runtime would refuse is told before the work
+        Prompts.from_dict(prompts)  # what the runtime would refuse is refused before the work
     except BundleError as error:
         raise CheckpointError(f"{checkpoint.path}: config.json: ttt_prompts: {error}") from None
     prompts, _ = prompts_or_released(prompts, checkpoint.layout)

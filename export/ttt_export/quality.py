@@ -90,7 +90,7 @@ class GraphLogits:
         rows = hidden.astype(self._dtype)
         text, speech = self._heads
         feeds: dict[str, NDArray[np.generic]] = {"hidden": rows}
-        if len(text.spec.inputs) > 1:  # a lean head leaves the ban to the runtime
+        if len(text.spec.inputs) > 1:  # a logits-only head leaves the ban to the runtime
             feeds["end_bias"] = np.zeros(1, np.float32)
         (low,) = text.run(feeds, ["logits"])
         (high,) = speech.run({"hidden": rows}, ["logits"])

@@ -162,7 +162,7 @@ def table_command(
     ]
     if not chosen:
         raise ExportError(f"no row is called {' or '.join(only or [])}; see quality_variants.py")
-    open_checkpoint(checkpoint)  # mistakes are told before the first export
+    open_checkpoint(checkpoint)  # mistakes are reported before the first export
     evaluation = None if data is None else EvaluationOptions(data, limit, listen, threads)
     if evaluation is not None:
         evaluation.check()

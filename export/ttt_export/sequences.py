@@ -18,7 +18,7 @@ from ttt_ref.errors import ExportError
 
 IntArray = NDArray[np.int64]
 
-# A checkpoint that carries this file is calibrated and judged on it without being told.
+# A checkpoint that carries this file is calibrated and evaluated on it without an option.
 CALIBRATION_FILE = "calibration.jsonl"
 MAX_SEQUENCE = 1024
 SYNTHETIC_COUNT = 12

@@ -1,9 +1,9 @@
-"""Check written graphs by numbers, where need be through a twin that this machine can be exact on.
+"""Check written graphs by numbers, where need be through a copy that rounds nothing.
 
 Some graphs do more than store weights narrowly: they compute in bfloat16, which onnxruntime's CPU
-kernels do not, or they round what matrices receive (fp8) or what the cache keeps. Their twin holds
-the very same weights, rounds nothing else and computes in a type known here. It shows by numbers
-that the emission is right; what the rounding costs is then measured on the real graphs.
+kernels do not, or they round what matrices receive (fp8) or what the cache keeps. Their unrounded
+copy holds the very same weights, rounds nothing else and computes in a type known here. It shows by
+numbers that the emission is right; what the rounding costs is then measured on the real graphs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ttt_quant.recipe import Recipe
 from ttt_runtime.bundle.basic_spec import BASIC, is_basic
 from ttt_runtime.bundle.graph_spec import DECODER
 
-TWIN_FOLDER = ".twin"
+UNROUNDED_FOLDER = ".unrounded"
 # The CPU's kernels know no products of these; graphs that compute so cannot be run here.
 NOT_HERE = ("bfloat16",)
 
@@ -33,11 +33,11 @@ def rounds_more_than_weights(recipe: Recipe, written: Written) -> bool:
     return recipe.rounds_inputs or spec.input("past_k.0").dtype != spec.input("embeds").dtype
 
 
-def write_twin(
+def write_unrounded(
     checkpoint: Checkpoint, recipe: Recipe, written: Written, sequences: Sequences
 ) -> Written:
     """Write graphs of the same weights that round nothing else, beside the real ones."""
-    folder = written.folder / TWIN_FOLDER
+    folder = written.folder / UNROUNDED_FOLDER
     folder.mkdir()
     compute = "float32" if recipe.compute in NOT_HERE else recipe.compute
     plain = replace(recipe, compute=compute)
@@ -66,20 +66,20 @@ def check_written(
     if runs_here and not rounds_more_than_weights(recipe, written):
         return validate(written, seed), written
     check_structure(written)
-    twin = write_twin(checkpoint, recipe, written, sequences)
-    checks = validate(twin, seed)
+    unrounded = write_unrounded(checkpoint, recipe, written, sequences)
+    checks = validate(unrounded, seed)
     if not runs_here:
-        return checks, twin
+        return checks, unrounded
     # A change that rounding swallows is no fault; a row that moves and must not is one.
     stride = 5 if written.is_large else 1
     leak, _ = probe_leaks(executor_for(written), written.layout, seed, stride=stride)
     checks.append(replace(leak, name=f"{leak.name}, rounded graph"))
     if not checks[-1].passed:
         raise ValidationError(checks)
-    remove_twin(written)
+    remove_unrounded(written)
     return checks, written
 
 
-def remove_twin(written: Written) -> None:
-    """Remove what `write_twin` wrote; nothing of it is published."""
-    shutil.rmtree(written.folder / TWIN_FOLDER, ignore_errors=True)
+def remove_unrounded(written: Written) -> None:
+    """Remove what `write_unrounded` wrote; nothing of it is published."""
+    shutil.rmtree(written.folder / UNROUNDED_FOLDER, ignore_errors=True)

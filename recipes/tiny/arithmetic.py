@@ -2,7 +2,7 @@
 
 A sum is counted, not remembered: the steps still to go and the value so far, ``five minus two`` as
 ``two five one four zero three``. Each pair follows from the one before it and the last value is the
-answer, so that a pair of numbers which training never saw is reckoned by the same small steps as
+answer, so that a pair of numbers which training never saw is computed by the same small steps as
 all others. The steps count down, so that every count ends at zero: counts that went up to a number
 of the question sometimes ran past it (``ten times three`` to ``twelve thirty six``). The note
 stands behind the transcript, is written in a few milliseconds and never spoken.

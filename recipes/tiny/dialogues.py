@@ -4,7 +4,7 @@ Five tasks, told apart by the system message:
 
 - ``answer``: spoken question -> ``transcript``, newline, answer; the answer is spoken in spans
   between the text chunks (:data:`TEXT_CHUNK` text tokens, :data:`SPEECH_CHUNK` speech tokens, ...,
-  one last span with the rest), the transcript is not spoken. Where something has to be reckoned,
+  one last span with the rest), the transcript is not spoken. Where something has to be computed,
   the working stands on the transcript's line, behind a colon (:mod:`.arithmetic`), unspoken too;
 - ``transcribe``: spoken words -> their text;
 - ``speak``: text -> the same text, interleaved with its speech;
@@ -18,8 +18,8 @@ Five tasks, told apart by the system message:
 
 What the world does not know is transcribed up to the first word that no question of the world has
 there, and a ``?`` for the rest ("which city is the capital of ?"): those words are not learnt. So
-it is told at that word, by its sound and the words before it, in whichever wording it comes. A
-bare ``?`` for the whole question was told at its first word, by the wording: a wording that
+it is recognised at that word, by its sound and the words before it, in whichever wording it comes.
+A bare ``?`` for the whole question was recognised at its first word, by the wording: a wording that
 training had with known words only was always taken for known.
 """
 
@@ -184,7 +184,7 @@ def written_rows() -> Iterator[dict[str, Any]]:
     """Every training question and every drill as text, with its answer as text.
 
     But for the free sentences: in writing they are told from the world by one look at a word. What
-    is reckoned stands there several times, each time with its chance of a slip.
+    is computed stands there several times, each time with its chance of a slip.
     """
     free = set(out_of_domain.free_questions())
     rng = np.random.default_rng(_SLIP_SEED)

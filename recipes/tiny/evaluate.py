@@ -220,7 +220,7 @@ def main(
 ) -> None:
     """Hear the test recordings and print the table of measures."""
     with exit_on_error():
-        report.absolute().parent.stat()  # told now rather than after the whole measurement
+        report.absolute().parent.stat()  # reported now rather than after the whole measurement
         corpus = open_corpus(data, limit)
         if check:
             if listen:

@@ -195,7 +195,7 @@ PARTS = {
     "near": lambda: _near_jobs(
         "near", out_of_domain.near_questions(), _FAST_ENGINES | {"kokoro": 0.2}, 1200, 12
     ),
-    # More things: what is not known is told by its name, not by the wording.
+    # More things: what is not known is recognised by its name, not by the wording.
     "names": lambda: _near_jobs(
         "names", out_of_domain.more_near_questions(), _FAST_ENGINES | {"kokoro": 0.15}, 1600, 14
     ),

@@ -33,7 +33,7 @@ class Exchange:
 
     @property
     def working(self) -> str:
-        """The note before the answer; empty where nothing is reckoned."""
+        """The note before the answer; empty where nothing is computed."""
         return arithmetic.note(self.steps)
 
     def with_slip(self, rng: np.random.Generator) -> Exchange:
@@ -100,7 +100,7 @@ DRILL_STEPS = 15  # longest count that is practised
 
 
 def drills() -> Iterator[Exchange]:
-    """Reckoning beyond what is spoken, for typed practice only.
+    """Arithmetic beyond what is spoken, for typed practice only.
 
     The spoken numbers are small. Around them stands the number line to a hundred: counts of up to
     :data:`DRILL_STEPS` (the same units return in every ten), a wider table of products, and longer
@@ -313,7 +313,7 @@ def _devices() -> Iterator[Exchange]:
 
 
 def _small_talk() -> Iterator[Exchange]:
-    """None is held out: the wordings of a greeting share no words from which it could be told."""
+    """None is held out: the wordings of a greeting share no words to recognise it by."""
     for answer, questions in facts.SMALL_TALK.items():
         for question in questions:
             yield Exchange("greetings", question, answer, False)

@@ -34,9 +34,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 @pytest.fixture(scope="session")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Bundle]:
+def standard(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Bundle]:
     """Return a function that exports a checkpoint in fp32 for GPUs (which the CPU runs too)."""
-    folder = tmp_path_factory.mktemp("portable")
+    folder = tmp_path_factory.mktemp("standard")
 
     @lru_cache(maxsize=4)
     def export(path: Path) -> Bundle:

@@ -20,8 +20,8 @@ from ttt_runtime.profiler.device_parity import compare, on_the_cpu
 
 
 @pytest.fixture(scope="module")
-def bundle(portable: Callable[[Path], Bundle], golden_checkpoints: list[Path]) -> Bundle:
-    return portable(golden_checkpoints[0])
+def bundle(standard: Callable[[Path], Bundle], golden_checkpoints: list[Path]) -> Bundle:
+    return standard(golden_checkpoints[0])
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from ttt_runtime.backends.gpu.runner import DeviceRunner
 from ttt_runtime.backends.load import cuda_runner, load_runner
 from ttt_runtime.backends.ort.runner import OrtRunner
 from ttt_runtime.bundle.folder import Bundle
-from ttt_runtime.bundle.gqa_spec import ATTENTION, GROUPED
+from ttt_runtime.bundle.gqa_spec import ATTENTION, GQA_FORM
 from ttt_runtime.decode.engine import SpeechEngine
 
 TOLERANCE = 1e-4
@@ -64,8 +64,8 @@ def all_logits(runner: Any, ids: list[int], start: int = 0) -> np.ndarray:
     return np.concatenate((text, runner.speech_logits(hidden)), axis=1)
 
 
-def test_golden_logits(logits_case, portable):
-    runner = nan_runner(portable(logits_case.checkpoint).path)
+def test_golden_logits(logits_case, standard):
+    runner = nan_runner(standard(logits_case.checkpoint).path)
     ids = logits_case["input_ids"]
     length = ids.shape[1]
     if "attention_mask" in logits_case:
@@ -76,8 +76,8 @@ def test_golden_logits(logits_case, portable):
         np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
 
-def test_golden_generation(generation_case, portable):
-    bundle = portable(generation_case.checkpoint)
+def test_golden_generation(generation_case, standard):
+    bundle = standard(generation_case.checkpoint)
     engine = SpeechEngine(nan_runner(bundle.path), bundle.config.layout)
     prompt = generation_case["prompt_ids"].tolist()
     new_ids = engine.generate_ids(prompt, GenerationConfig.from_dict(generation_case.args))
@@ -104,9 +104,9 @@ def test_the_same_ids_as_on_the_cpu_in_half_precision(half: Bundle, exactness: A
         assert device == host, f"{config}"
 
 
-def test_only_ids_and_scores_cross_in_greedy_steps(portable, tied, monkeypatch) -> None:
+def test_only_ids_and_scores_cross_in_greedy_steps(standard, tied, monkeypatch) -> None:
     """Hidden rows are fetched by guidance and by nobody else."""
-    bundle = portable(tied)
+    bundle = standard(tied)
     runner = cuda_runner(bundle, "cpu", threads=1, capacity=256)
     fetched: list[int] = []
     monkeypatch.setattr(DeviceRows, "__array__", lambda rows, *_: fetched.append(len(rows)))
@@ -119,10 +119,10 @@ def test_only_ids_and_scores_cross_in_greedy_steps(portable, tied, monkeypatch) 
     assert fetched == []
 
 
-def test_a_prefill_longer_than_the_first_room_for_hidden_rows(portable, tied, monkeypatch) -> None:
+def test_a_prefill_longer_than_the_first_room_for_hidden_rows(standard, tied, monkeypatch) -> None:
     """Bindings to the old place must go with it, or a head would read rows of long ago."""
     monkeypatch.setattr("ttt_runtime.backends.gpu.runner.FIRST_ROWS", 8)
-    bundle = portable(tied)
+    bundle = standard(tied)
     device = cuda_runner(bundle, "cpu", threads=1, capacity=256)
     host = OrtRunner.from_bundle(bundle, threads=1, capacity=256, bucket_rows=256)
     ids = [i % bundle.config.layout.audio_start for i in range(60)]
@@ -132,11 +132,11 @@ def test_a_prefill_longer_than_the_first_room_for_hidden_rows(portable, tied, mo
         )
 
 
-def test_devices_that_are_not_there_are_refused(portable, tied, monkeypatch) -> None:
+def test_devices_that_are_not_there_are_refused(standard, tied, monkeypatch) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    bundle = portable(tied)
+    bundle = standard(tied)
     with pytest.raises(DeviceError, match=r"device 'cuda.*' was asked for") as caught:
         load_runner(bundle, "cuda:1+graphs")
     assert "\n" not in str(caught.value)
@@ -144,12 +144,12 @@ def test_devices_that_are_not_there_are_refused(portable, tied, monkeypatch) -> 
         load_runner(bundle, "cuda:x")
 
 
-def test_the_cpus_own_form_is_refused(portable, tied) -> None:
+def test_the_cpus_own_form_is_refused(standard, tied) -> None:
     """Its decoder keeps the cache in a way that only onnxruntime's CPU kernels know."""
-    bundle = portable(tied)
+    bundle = standard(tied)
     entry = bundle.config.graphs["decoder"]
-    grouped = replace(entry, spec=replace(entry.spec, attributes={ATTENTION: GROUPED}))
-    graphs = {**bundle.config.graphs, "decoder": grouped}
+    gqa = replace(entry, spec=replace(entry.spec, attributes={ATTENTION: GQA_FORM}))
+    graphs = {**bundle.config.graphs, "decoder": gqa}
     own = Bundle(bundle.path, replace(bundle.config, engine="cpu", graphs=graphs))
     with pytest.raises(DeviceError, match=r"made for cpu, device 'cuda' .*-e cuda") as caught:
         cuda_runner(own, "cuda")

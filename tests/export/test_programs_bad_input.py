@@ -54,7 +54,7 @@ def test_a_broken_file_of_results(tied, tmp_path, refused, line):
 
 @pytest.mark.usefixtures("nothing_is_exported")
 def test_places_of_a_measurement(tied, tmp_path, refused):
-    """A file that could not be written was told after the first export."""
+    """A file that could not be written was reported after the first export."""
     here = ("--folder", tmp_path)
     assert "a folder was given" in refused(measure, tied, *here, "--results", tmp_path)
     missing = tmp_path / "none"
@@ -87,7 +87,7 @@ def test_a_broken_kept_row(tmp_path, text):
 
 
 def test_what_a_gpu_report_could_not_do(tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(gpu_report, "probe_gpus", None)  # all of it is told before
+    monkeypatch.setattr(gpu_report, "probe_gpus", None)  # all of it is reported before
     out, missing = tmp_path / "out.json", tmp_path / "none"
     assert "unknown device 'gpu'" in refused(gpu_report, out, "--devices", "cuda,gpu")
     assert "name some of cuda" in refused(gpu_report, out, "--devices", ",")

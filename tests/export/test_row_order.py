@@ -26,10 +26,10 @@ PROMPT, SPAN = 9, 12
 
 
 @pytest.fixture(scope="module")
-def grouped(
+def gqa(
     tmp_path_factory: pytest.TempPathFactory, golden_checkpoints: list[Path]
 ) -> Callable[[Path], Any]:
-    folder = tmp_path_factory.mktemp("grouped")
+    folder = tmp_path_factory.mktemp("gqa")
     options = ExportOptions(precision="int4", max_kl=10.0, min_agreement=0.0)
 
     @lru_cache(maxsize=2)
@@ -57,10 +57,10 @@ def on_device(path: Path) -> Any:
 @pytest.mark.parametrize(
     ("form", "load"),
     [
-        ("grouped", on_cpu),
-        pytest.param("grouped", on_kernels, marks=needs_kernels),
-        ("portable", on_cpu),
-        ("portable", on_device),
+        ("gqa", on_cpu),
+        pytest.param("gqa", on_kernels, marks=needs_kernels),
+        ("standard", on_cpu),
+        ("standard", on_device),
     ],
 )
 def test_any_order_gives_the_same_rows(
@@ -68,7 +68,7 @@ def test_any_order_gives_the_same_rows(
 ) -> None:
     path = request.getfixturevalue(form)(golden_checkpoints[0]).path
     config = Bundle.open(path).config
-    assert is_gqa(config.graphs[DECODER].spec) == (form == "grouped")
+    assert is_gqa(config.graphs[DECODER].spec) == (form == "gqa")
     layout = config.layout
     runner = load(path)
     rng = np.random.default_rng(3)

@@ -108,14 +108,14 @@ def test_matrix_without_a_rule(tmp_path):
         recipe.scheme("speech_head", 36)
 
 
-@pytest.mark.parametrize(("session", "grouped"), [("4", True), ("1", False), (None, False)])
-def test_a_recipe_that_rounds_no_inputs_is_kept_to(tmp_path, session, grouped):
-    """The grouped decoder rounds what its products receive, whatever the recipe had asked for."""
+@pytest.mark.parametrize(("session", "gqa"), [("4", True), ("1", False), (None, False)])
+def test_a_recipe_that_rounds_no_inputs_is_kept_to(tmp_path, session, gqa):
+    """The GQA decoder rounds what its products receive, whatever the recipe had asked for."""
     key = "session.qdq_matmulnbits_accuracy_level"
     table = "" if session is None else f'[session]\n"{key}" = "{session}"\n'
     path = write(tmp_path, GOOD.replace("[[rule]]", f"{table}[[rule]]", 1))
     options = ExportOptions(precision="int4", recipe=path)
-    assert options.groups(options.resolve_recipe()) is grouped
+    assert options.uses_gqa(options.resolve_recipe()) is gqa
 
 
 def test_missing_recipe(tmp_path):

@@ -133,8 +133,8 @@ def test_training_is_never_given_the_answer_to_a_held_out_pair() -> None:
 
 def test_a_slip_changes_one_value_and_what_follows_from_it() -> None:
     rng = np.random.default_rng(2)
-    reckoned = [e for e in (*world.exchanges(), *world.drills()) if e.steps]
-    for exchange in reckoned[::7]:
+    computed = [e for e in (*world.exchanges(), *world.drills()) if e.steps]
+    for exchange in computed[::7]:
         slipped = exchange.with_slip(rng)
         assert (slipped.question, slipped.kind) == (exchange.question, exchange.kind)
         assert [n for n, _ in slipped.steps] == [n for n, _ in exchange.steps]
@@ -153,12 +153,12 @@ def test_a_slip_changes_one_value_and_what_follows_from_it() -> None:
 
 def test_a_share_of_the_written_sums_slip() -> None:
     right = {e.question: e.answer for e in (*world.exchanges(), *world.drills())}
-    reckoned = {e.question for e in (*world.exchanges(), *world.drills()) if e.steps}
+    computed = {e.question for e in (*world.exchanges(), *world.drills()) if e.steps}
     rows = [row["messages"] for row in dialogues.written_rows()]
     said = [(m[1]["content"], m[2]["content"].split("\n")[1]) for m in rows]
-    slips = [answer != right[question] for question, answer in said if question in reckoned]
+    slips = [answer != right[question] for question, answer in said if question in computed]
     assert 0.8 * dialogues.SLIPS < np.mean(slips) < 1.2 * dialogues.SLIPS
-    assert all(right[q] == answer for q, answer in said if q not in reckoned)
+    assert all(right[q] == answer for q, answer in said if q not in computed)
 
 
 def test_a_spoken_answer_never_slips() -> None:

@@ -29,7 +29,7 @@ CODES_FILE, REPORT_FILE, PLAN_FILE = "codes.jsonl", "prepare.json", "plan.json"
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What `ttt-prepare` can be told.
+    """The options of `ttt-prepare`.
 
     Attributes:
         corpus: folder with the recordings.

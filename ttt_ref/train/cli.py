@@ -45,7 +45,7 @@ def command(
         settings = read_config(
             config, [*(override or []), *(["skip_bad=true"] if skip_bad else [])]
         )
-        # Imported late: a mistake in the file should be told before torch has loaded.
+        # Imported late: a mistake in the file should be reported before torch has loaded.
         from ttt_ref.train.trainer import train
 
         train(settings, resume)

@@ -1,1 +1,1 @@
-"""The decoder in the form that onnxruntime runs fastest on a CPU, made of the portable one."""
+"""The decoder in the form that onnxruntime runs fastest on a CPU, made of the standard one."""

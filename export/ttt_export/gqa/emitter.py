@@ -22,7 +22,7 @@ FORBIDDEN = -1e9  # added to a score that the mask forbids: exp() of it is 0
 def query_factors(config: ModelConfig) -> Float32Array:
     """Return factors of the columns of q|k|v, float32: 1 / sqrt(D) for those of the queries.
 
-    With the scores' scale in the queries the kernel is told a scale of 1, and only then takes its
+    With the scores' scale in the queries the kernel gets a scale of 1, and only then takes its
     short way for a single row, which reads the keys where they lie instead of repacking them.
     """
     query, kv = (
@@ -41,7 +41,7 @@ class GqaEmitter:
         writer: where nodes and weights go.
         config: shape of the model.
         spec: the graph's inputs and outputs.
-        tensors: the portable graph: norms and biases are taken from it.
+        tensors: the standard graph: norms and biases are taken from it.
     """
 
     def __init__(

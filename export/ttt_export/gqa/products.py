@@ -1,6 +1,6 @@
-"""Matrix products of the grouped decoder: stored 4/8-bit blocks as they are, or int8 by rows.
+"""Matrix products of the GQA decoder: stored 4/8-bit blocks as they are, or int8 by rows.
 
-`BlockProducts` repeats what the portable graph stores, in onnxruntime's own node: that takes half
+`BlockProducts` repeats what the standard graph stores, in onnxruntime's own node: that takes half
 the memory while loading, since nothing has to be transposed and fused first, and takes the bias.
 
 `RowProducts` stores a matrix as int8 with one scale for each output channel and rounds the inputs
@@ -70,10 +70,10 @@ def _pairs(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class BlockProducts:
-    """Products with the weights of a written portable graph.
+    """Products with the weights of a written standard graph.
 
     Args:
-        tensors: the portable graph.
+        tensors: the standard graph.
     """
 
     def __init__(self, tensors: GraphTensors) -> None:

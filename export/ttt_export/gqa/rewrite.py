@@ -1,4 +1,4 @@
-"""Replace a validated portable decoder by its grouped form, and hold that to the portable one.
+"""Replace a validated standard decoder by its GQA form, and hold that to the standard one.
 
 Both are run on the same cases with products that round nothing: what differs is a fault of the
 rewriting. The second body, if wanted, is held to the reference on the very weights that it stores.
@@ -23,14 +23,14 @@ from ttt_export.decoder_graph import layer_matrices
 from ttt_export.executors import Written, executor_for
 from ttt_export.gqa.emitter import GqaEmitter, query_factors
 from ttt_export.gqa.products import BlockProducts, Products, RowProducts, emit_middles
-from ttt_export.gqa.unrounded import RowTensors, make_exact
+from ttt_export.gqa.unrounded import RowTensors, make_unrounded
 from ttt_export.graph_weights import BundleWeights, GraphTensors
 from ttt_export.leak_probe import probe_leaks
 from ttt_export.reference_stream import StreamedReference
 from ttt_export.source import Checkpoint
 from ttt_export.validate import EXACT_PRODUCTS, HEAD_ROWS, TOLERANCES, check_decoder, compare
 from ttt_export.writer import GraphWriter
-from ttt_runtime.bundle.gqa_spec import BLOCK_DECODER, grouped_decoder_spec, lean_head_spec
+from ttt_runtime.bundle.gqa_spec import BLOCK_DECODER, gqa_decoder_spec, logits_only_head_spec
 from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD, GraphSpec
 
 # The tables of rotary angles end here; they are mapped from the file, so their length is free.
@@ -40,11 +40,11 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Grouped:
+class GqaForm:
     """A rewritten decoder, not in its final place yet.
 
     Attributes:
-        decoder: the grouped decoder with the heads.
+        decoder: the GQA decoder with the heads.
         block: the same with the second body in its place, or None.
         checks: all comparisons, passed ones.
     """
@@ -54,22 +54,22 @@ class Grouped:
     checks: list[Check]
 
 
-def regroup(
+def rewrite_as_gqa(
     checkpoint: Checkpoint, written: Written, block_body: str | None, progress: Progress, seed: int
-) -> Grouped:
-    """Write and check the grouped form of a validated portable decoder (float32, layout `rows`).
+) -> GqaForm:
+    """Write and check the GQA form of a validated standard decoder (float32, layout `rows`).
 
     Raises:
         ValidationError: the forms differ.
     """
     tensors = GraphTensors(written.path(DECODER))
-    progress("grouping the decoder for the CPU")
-    decoder = _room(written, ".grouped", _spec(checkpoint, DECODER))
+    progress("writing the GQA decoder")
+    decoder = _room(written, ".gqa", _spec(checkpoint, DECODER))
     products = BlockProducts(tensors)
     with GraphWriter(decoder.path(DECODER)) as writer:
         emitter = GqaEmitter(writer, checkpoint.model, decoder.specs[DECODER], tensors)
         emitter.emit(lambda _: products)
-    decoder = _lean_heads(written, decoder)
+    decoder = _logits_only_heads(written, decoder)
     checks = [*_check_same(written, decoder, seed), *_check_heads(written, decoder, seed)]
     block = None
     if block_body is not None:
@@ -80,15 +80,15 @@ def regroup(
         checks += _check_rows(written, block, seed)
     if not all(check.passed for check in checks):
         raise ValidationError(checks)
-    return Grouped(decoder, block, checks)
+    return GqaForm(decoder, block, checks)
 
 
-def install(grouped: Grouped, folder: Path) -> Written:
-    """Put decoder and heads in place of the portable ones; return them there."""
+def install(gqa: GqaForm, folder: Path) -> Written:
+    """Put decoder and heads in place of the standard ones; return them there."""
     for name in (DECODER, TEXT_HEAD, SPEECH_HEAD):
-        _move(grouped.decoder.path(name), folder / f"{name}.onnx")
-    shutil.rmtree(grouped.decoder.folder)
-    return replace(grouped.decoder, folder=folder)
+        _move(gqa.decoder.path(name), folder / f"{name}.onnx")
+    shutil.rmtree(gqa.decoder.folder)
+    return replace(gqa.decoder, folder=folder)
 
 
 def install_block(written: Written, block: Written) -> Written:
@@ -100,7 +100,7 @@ def install_block(written: Written, block: Written) -> Written:
 
 def _spec(checkpoint: Checkpoint, name: str, **attributes: str) -> GraphSpec:
     rows = min(checkpoint.model.max_position_embeddings, LONGEST_CONTEXT)
-    return grouped_decoder_spec(checkpoint.model, rows, name, **attributes)
+    return gqa_decoder_spec(checkpoint.model, rows, name, **attributes)
 
 
 def _room(written: Written, folder: str, spec: GraphSpec) -> Written:
@@ -119,14 +119,14 @@ def _data(written: Written, name: str) -> Path:
     return written.path(name).with_name(f"{name}.onnx.data")
 
 
-def _lean_heads(portable: Written, room: Written) -> Written:
+def _logits_only_heads(standard: Written, room: Written) -> Written:
     """Replace the heads of a room by ones that give logits only."""
     specs = dict(room.specs)
     for name in (TEXT_HEAD, SPEECH_HEAD):
         for path in (room.path(name), _data(room, name)):
             path.unlink()
-        specs[name] = lean_head_spec(portable.specs[name])
-        products = BlockProducts(GraphTensors(portable.path(name)))
+        specs[name] = logits_only_head_spec(standard.specs[name])
+        products = BlockProducts(GraphTensors(standard.path(name)))
         with GraphWriter(room.path(name)) as writer:
             product = products.emit(writer, "hidden", name, None)
             writer.node("Identity", [product], "logits")
@@ -146,59 +146,61 @@ def _write_rows(checkpoint: Checkpoint, block: Written, tensors: GraphTensors) -
         emitter.emit(products_of)
 
 
-def _exact(written: Written) -> Written:
-    """Return a twin, over the same data, that rounds no inputs of products."""
-    twin = _room(written, ".exact", written.specs[DECODER])
-    os.link(_data(written, DECODER), _data(twin, DECODER))
+def _unrounded(written: Written) -> Written:
+    """Return an unrounded copy, over the same data, that rounds no inputs of products."""
+    unrounded = _room(written, ".exact", written.specs[DECODER])
+    os.link(_data(written, DECODER), _data(unrounded, DECODER))
     for name in (DECODER, TEXT_HEAD, SPEECH_HEAD):
-        twin.path(name).unlink(missing_ok=True)  # a link, which must not be written through
-        shutil.copyfile(written.path(name), twin.path(name))
-        make_exact(twin.path(name))
-    return twin.with_attributes(**EXACT_PRODUCTS)  # or dequantized products are fused and round
+        unrounded.path(name).unlink(missing_ok=True)  # a link, which must not be written through
+        shutil.copyfile(written.path(name), unrounded.path(name))
+        make_unrounded(unrounded.path(name))
+    return unrounded.with_attributes(
+        **EXACT_PRODUCTS
+    )  # or dequantized products are fused and round
 
 
-def _check_same(portable: Written, grouped: Written, seed: int) -> list[Check]:
+def _check_same(standard: Written, gqa: Written, seed: int) -> list[Check]:
     """Compare both forms' hidden rows, and look for leaks in the new one."""
-    cases = decoder_cases(portable.layout, seed, SHORT_BLOCK if portable.is_large else BLOCK)
-    want = executor_for(portable.with_attributes(**EXACT_PRODUCTS)).hidden(cases)
-    twin = _exact(grouped)
-    got = executor_for(twin).hidden(cases)
-    shutil.rmtree(twin.folder)
+    cases = decoder_cases(standard.layout, seed, SHORT_BLOCK if standard.is_large else BLOCK)
+    want = executor_for(standard.with_attributes(**EXACT_PRODUCTS)).hidden(cases)
+    unrounded = _unrounded(gqa)
+    got = executor_for(unrounded).hidden(cases)
+    shutil.rmtree(unrounded.folder)
     factor = TOLERANCES["float32"]
     checks = [
-        compare(f"grouped decoder, {case.name}", g, w, factor)
+        compare(f"GQA decoder, {case.name}", g, w, factor)
         for case, g, w in zip(cases, got, want, strict=True)
     ]
-    stride = 3 if grouped.is_large else 1
-    return checks + _named("grouped", grouped, seed, stride)
+    stride = 3 if gqa.is_large else 1
+    return checks + _named("GQA", gqa, seed, stride)
 
 
-def _check_heads(portable: Written, lean: Written, seed: int) -> list[Check]:
+def _check_heads(standard: Written, logits_only: Written, seed: int) -> list[Check]:
     """Compare both forms' logits."""
     draw = np.random.default_rng(seed)
-    rows = draw.standard_normal((HEAD_ROWS, lean.config.hidden_size)).astype(np.float32)
-    exact = portable.with_attributes(**EXACT_PRODUCTS)
-    twin = _exact(lean)
+    rows = draw.standard_normal((HEAD_ROWS, logits_only.config.hidden_size)).astype(np.float32)
+    exact = standard.with_attributes(**EXACT_PRODUCTS)
+    unrounded = _unrounded(logits_only)
     checks = []
     for name in (TEXT_HEAD, SPEECH_HEAD):
         feeds: dict[str, NDArray[Any]] = {"hidden": rows, "end_bias": np.zeros(1, np.float32)}
         names = [t.name for t in exact.specs[name].inputs]
         (want,) = exact.session(name).run({n: feeds[n] for n in names}, ["logits"])
-        (got,) = twin.session(name).run({"hidden": rows})
-        checks.append(compare(f"lean {name} logits", [got], [want], TOLERANCES["float32"]))
-    shutil.rmtree(twin.folder)
+        (got,) = unrounded.session(name).run({"hidden": rows})
+        checks.append(compare(f"logits-only {name} logits", [got], [want], TOLERANCES["float32"]))
+    shutil.rmtree(unrounded.folder)
     return checks
 
 
-def _check_rows(portable: Written, block: Written, seed: int) -> list[Check]:
+def _check_rows(standard: Written, block: Written, seed: int) -> list[Check]:
     """Hold the second body to the reference on its own weights, and look for leaks."""
-    source = BundleWeights(portable.folder, block.config, block.layout, block.table)
+    source = BundleWeights(standard.folder, block.config, block.layout, block.table)
     source.decoder = RowTensors(block.path(DECODER), query_factors(block.config))
     reference = StreamedReference(block.config, block.layout, source, head_name="lm_head.weight")
-    twin = _exact(block)
+    unrounded = _unrounded(block)
     cases = decoder_cases(block.layout, seed, SHORT_BLOCK if block.is_large else BLOCK)
-    checks = check_decoder(reference, executor_for(twin), cases, TOLERANCES["float32"])
-    shutil.rmtree(twin.folder)
+    checks = check_decoder(reference, executor_for(unrounded), cases, TOLERANCES["float32"])
+    shutil.rmtree(unrounded.folder)
     checks = [replace(check, name=f"block {check.name}") for check in checks]
     return checks + _named("block", block, seed, 3 if block.is_large else 1)
 

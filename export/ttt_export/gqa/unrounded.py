@@ -1,7 +1,7 @@
-"""The exact twin of a grouped decoder: the same weights, products of unrounded inputs.
+"""The unrounded copy of a GQA decoder: the same weights, products of unrounded inputs.
 
 A shipped graph rounds what its matrices receive, which hides small faults and forbids a tight
-comparison. The twin is the same file with its products replaced, beside the same data.
+comparison. The copy is the same file with its products replaced, beside the same data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ttt_quant.scheme import BlockQuantized
 UNROUNDED = 1  # MatMulNBits' accuracy level
 
 
-def make_exact(path: Path) -> None:
+def make_unrounded(path: Path) -> None:
     """Rewrite the products of a decoder or head, in its file, so that they round no inputs."""
     model = onnx.load(str(path), load_external_data=False)
     rounded = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
@@ -46,7 +46,7 @@ def make_exact(path: Path) -> None:
 
 
 class RowTensors(GraphTensors):
-    """The tensors of a block decoder under the names, and with the scale, of a portable one.
+    """The tensors of a block decoder under the names, and with the scale, of a standard one.
 
     Args:
         path: the block decoder.

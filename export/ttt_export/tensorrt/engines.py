@@ -42,7 +42,7 @@ class BuiltEngine:
         path: the engine file.
         stamp: what it is.
         reused: it was there already.
-        command: what NVIDIA's own tool would be told.
+        command: the same build by NVIDIA's own tool.
     """
 
     graph: str

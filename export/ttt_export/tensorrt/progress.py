@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 
 class Reporter(Protocol):
-    """Is told what the builder does, and says whether it should go on."""
+    """Receives what the builder does, and returns whether it should go on."""
 
     def phase(self, name: str, step: int, steps: int) -> None:
         """Report an outermost phase: `step` of `steps` are done."""

@@ -2,8 +2,9 @@
 
     offset -> voice activity, trim -> too short? -> length -> level -> band
 
-Each stage is one that the bundle asks for (`input_settings`). What changes what is heard is told
-as a note. The choice of a channel stands before it, in `channels`. docs/audio_input.md tells why.
+Each stage is one that the bundle asks for (`input_settings`). What changes what is heard is
+reported as a note. The choice of a channel stands before it, in `channels`. Reasons:
+docs/audio_input.md.
 """
 
 from __future__ import annotations

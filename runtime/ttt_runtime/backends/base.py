@@ -68,7 +68,7 @@ class Runner(Protocol):
 
     @property
     def note(self) -> str | None:
-        """What a user should be told: this machine has a faster way that this bundle cannot go."""
+        """A note for the user: this machine has a faster way that this bundle cannot go."""
 
     def forward(
         self,

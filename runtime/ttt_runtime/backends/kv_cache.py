@@ -15,13 +15,13 @@ DEFAULT_CAPACITY: Final = 4096
 _NUMPY = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
-def open_capacity(limit: int, asked: int | None) -> int:
+def open_capacity(limit: int, requested: int | None) -> int:
     """Return the rows of a cache of open length; ConfigError for more than the model allows."""
-    if asked is None:
+    if requested is None:
         return min(limit, DEFAULT_CAPACITY)
-    if not 1 <= asked <= limit:
-        raise ConfigError(f"capacity {asked}; the model allows 1 .. {limit}")
-    return asked
+    if not 1 <= requested <= limit:
+        raise ConfigError(f"capacity {requested}; the model allows 1 .. {limit}")
+    return requested
 
 
 class WrittenRows:

@@ -84,7 +84,7 @@ def cpu_runner(
                 raise
             why_not = str(error)
     if way == "native":
-        why_not = why_not or "graphs in their portable form (floats) are onnxruntime's"
+        why_not = why_not or "graphs in their standard form (floats) are onnxruntime's"
         raise DeviceError(f"device 'cpu+native': {why_not}; say cpu")
     runner = OrtRunner.from_bundle(bundle, threads=threads, capacity=capacity)
     runner.why_not_native = why_not

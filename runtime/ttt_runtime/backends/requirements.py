@@ -141,8 +141,8 @@ def _version_needs(bundle: Bundle, status: EngineStatus) -> list[Need]:
 
 def runs_natively(bundle: Bundle) -> bool:
     """Tell whether our kernels are there and the bundle's decoder has the form that they run."""
-    grouped = is_gqa(bundle.config.graphs[DECODER].spec)
-    return bundle.config.engine == "cpu" and grouped and kernels_missing() is None
+    gqa = is_gqa(bundle.config.graphs[DECODER].spec)
+    return bundle.config.engine == "cpu" and gqa and kernels_missing() is None
 
 
 def _gpu_needs(bundle: Bundle, gpus: GpuReport) -> list[Need]:

@@ -1,6 +1,6 @@
 """The decoder as onnxruntime's CPU runs it fastest: what its graph takes and gives.
 
-The portable form (see `graph_spec`) is standard ONNX. This one is made of it for the CPU alone:
+The standard form (see `graph_spec`) is standard ONNX. This one is made of it for the CPU alone:
 one GroupQueryAttention node (not causal, with a mask) does rotation, cache and attention of a
 layer in place, so the cache is a buffer of fixed rows of which no forward touches more than are
 written, and nothing is bound anew as the context grows but the mask. Its rows Q are the last of
@@ -26,15 +26,15 @@ from ttt_runtime.bundle.graph_spec import (
 
 BLOCK_DECODER: Final = "block_decoder"  # the optional second body, for forwards of many rows
 ATTENTION: Final = "attention"
-GROUPED: Final = "grouped"
+GQA_FORM: Final = "grouped"  # the word that bundles store
 # Rows of the tables of rotary angles in the graph: the longest context that it can run.
 ROTARY_ROWS: Final = "rotary_rows"
 
 
-def grouped_decoder_spec(
+def gqa_decoder_spec(
     model: ModelConfig, rotary_rows: int, name: str = DECODER, **attributes: str
 ) -> GraphSpec:
-    """Describe the decoder in its grouped form; all floats are float32.
+    """Describe the decoder in its GQA form; all floats are float32.
 
     Args:
         model: shape of the model.
@@ -57,15 +57,15 @@ def grouped_decoder_spec(
             TensorSpec("hidden", "float32", hidden),
             *(TensorSpec(present, "float32", shape) for present in present_names(layers)),
         ),
-        {"cache_layout": "heads", ATTENTION: GROUPED, ROTARY_ROWS: rotary_rows, **attributes},
+        {"cache_layout": "heads", ATTENTION: GQA_FORM, ROTARY_ROWS: rotary_rows, **attributes},
     )
 
 
-def lean_head_spec(portable: GraphSpec) -> GraphSpec:
-    """Describe a head that gives logits and nothing more, made of a portable head."""
-    return GraphSpec(portable.name, (portable.input("hidden"),), (portable.output("logits"),))
+def logits_only_head_spec(standard: GraphSpec) -> GraphSpec:
+    """Describe a head that gives logits and nothing more, made of a standard head."""
+    return GraphSpec(standard.name, (standard.input("hidden"),), (standard.output("logits"),))
 
 
 def is_gqa(spec: GraphSpec) -> bool:
     """Tell whether a decoder has this form."""
-    return spec.attributes.get(ATTENTION) == GROUPED
+    return spec.attributes.get(ATTENTION) == GQA_FORM

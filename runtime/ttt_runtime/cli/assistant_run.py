@@ -99,7 +99,7 @@ def run_answer(
     """Answer every input in a conversation of its own."""
     targets = _targets(inputs, output)
     report = sys.stderr if output == "-" else sys.stdout
-    # Wrong inputs are told before the model is loaded where that needs no model.
+    # Wrong inputs are refused before the model is loaded where that needs no model.
     _check_inputs(inputs)
     raw_format = None if raw is None else RawFormat.parse(raw)
     assistant = load_assistant(options, "answer")

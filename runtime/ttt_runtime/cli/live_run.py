@@ -72,7 +72,7 @@ def show_devices() -> None:
 def run_live(options: Options, live: LiveOptions) -> None:
     """Hold a conversation until q, Ctrl-C, or the end of standard input's word `quit`."""
     mode = live.settings.mode
-    # What is missing is told before the model is loaded.
+    # What is missing is reported before the model is loaded.
     playback = Playback(RATE_HZ)
     device = DuplexDevice(playback, live.microphone, live.loudspeaker)
     front_end = FrontEnd(echo_processor(live.echo), voice_detector(live.voice))

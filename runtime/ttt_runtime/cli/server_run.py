@@ -43,7 +43,7 @@ class Options:
     verbose: bool
 
     def server_options(self) -> ServerOptions:
-        """Return what the server is told; the token is read now."""
+        """Return the server's options; the token is read now."""
         for path in (self.tls_cert, self.tls_key):
             if path is not None:
                 path.stat()

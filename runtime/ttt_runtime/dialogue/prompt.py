@@ -39,7 +39,7 @@ class Prompts:
     only the answer is spoken.
 
     `working_mark`: what follows this character on the transcript's line is the model's own note,
-    such as a written-out reckoning; it is neither heard nor said. Empty: there is none.
+    such as a written-out computation; it is neither heard nor said. Empty: there is none.
 
     `single_turn`: the model has learnt questions without anything before them; it gets no history.
 

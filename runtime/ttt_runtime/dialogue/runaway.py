@@ -1,4 +1,4 @@
-"""When an answer's text has run away, and what is told of an answer that did not end by itself.
+"""When an answer's text has run away, and what is reported of an answer that did not end by itself.
 
 Two rules, on text ids alone, so that the same answer always stops at the same place:
 

@@ -109,13 +109,13 @@ def _ask_nvml(nvml: Any) -> GpuReport:
     _checked("nvmlInit", nvml.nvmlInit_v2())
     try:
         version = ctypes.c_int()
-        told = nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version)) == 0
+        known = nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version)) == 0
         count = ctypes.c_uint()
         _checked("nvmlDeviceGetCount", nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)))
         return GpuReport(
             gpus=tuple(_nvml_gpu(nvml, i) for i in range(count.value)),
             driver=_text(nvml.nvmlSystemGetDriverVersion),
-            cuda=_cuda_version(version.value) if told else None,
+            cuda=_cuda_version(version.value) if known else None,
             source="nvml",
         )
     finally:
@@ -144,11 +144,11 @@ def _nvml_gpu(nvml: Any, index: int) -> Gpu:
 def _ask_cuda(cuda: Any) -> GpuReport:
     _checked("cuInit", cuda.cuInit(0))
     version, count = ctypes.c_int(), ctypes.c_int()
-    told = cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
+    known = cuda.cuDriverGetVersion(ctypes.byref(version)) == 0
     _checked("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(count)))
     return GpuReport(
         gpus=tuple(_cuda_gpu(cuda, i) for i in range(count.value)),
-        cuda=_cuda_version(version.value) if told else None,
+        cuda=_cuda_version(version.value) if known else None,
         source="cuda",
     )
 

@@ -233,14 +233,14 @@ def choose(
         (form, nearest.form),
     ):
         if seen not in (None, possible):
-            asked = " ".join(
+            requested = " ".join(
                 f"{option} {value}"
                 for option, value in (("-p", precision), ("-e", engine), ("--form", form))
                 if value is not None
             )
             raise ConfigError(
-                f"target {target.name} ({target.title}) cannot run {asked}; the nearest that it "
-                f"can is {nearest.options()}"
+                f"target {target.name} ({target.title}) cannot run {requested}; the nearest that "
+                f"it can is {nearest.options()}"
             )
     return nearest
 

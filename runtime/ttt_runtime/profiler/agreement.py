@@ -293,7 +293,7 @@ def agreement(
     opened = Bundle.open(bundle)
     items = tuple(fast or DEFAULT_OPTIONS)
     for item in items:
-        options_alone(item)  # a mistake is told before anything is loaded
+        options_alone(item)  # a mistake is reported before anything is loaded
     if (question and say) or (table and not state):
         raise ConfigError("--question does not go with --say, --table not without --state")
     check_targets(state, table or ())
@@ -304,19 +304,19 @@ def agreement(
         progress(f"loading {bundle}")
         engine = SpeechEngine.from_bundle(opened, threads=threads)
         if say is not None:
-            asked = said_prompts(opened, engine, config, say)
+            prompted = said_prompts(opened, engine, config, say)
         elif question:
-            asked = question_prompts(opened, question)
+            prompted = question_prompts(opened, question)
         else:
-            asked = random_prompts(opened, prompts)
+            prompted = random_prompts(opened, prompts)
         found = measure_agreement(
-            engine.runner, engine.layout, asked, config, items, paired=True, progress=progress
+            engine.runner, engine.layout, prompted, config, items, paired=True, progress=progress
         )
     document: dict[str, Any] = {
         "bundle": opened.config.name,
         "fingerprint": fingerprint(opened),
         "prompts": "questions" if question else "said" if say else "random",
-        "prompt_count": len(asked),
+        "prompt_count": len(prompted),
         "generation": config.to_dict(),
         "options": [dataclasses.asdict(a) for a in found],
     }

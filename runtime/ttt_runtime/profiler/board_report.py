@@ -55,7 +55,7 @@ def board_report(
 ) -> dict[str, Any]:
     """Measure this machine and run a bundle in every way that it can be run here.
 
-    A way that fails at one point is told there (`error`) and the report goes on.
+    A way that fails at one point is reported there (`error`) and the report goes on.
 
     Args:
         bundle: an opened bundle.

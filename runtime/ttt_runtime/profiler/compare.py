@@ -144,13 +144,13 @@ def verdict(ratio: Interval) -> str:
 def comparison_markdown(doc: Mapping[str, Any]) -> str:
     """Return the comparison as a table."""
     a, b = doc["compare"]
-    told = [
+    shown = [
         f"{key}={_fast(b[key]) if key == 'fast' else b[key]}"
         for key in b
         if key not in ("side", "bundle") and b[key] != a[key]
     ]
     lines = [
-        f"# A: {a['bundle']}, B: {b['bundle']}" + (f" ({', '.join(told)})" if told else ""),
+        f"# A: {a['bundle']}, B: {b['bundle']}" + (f" ({', '.join(shown)})" if shown else ""),
         "",
         f"{doc['machine']['cpu']}, {doc['machine']['threads']} threads; load average "
         f"{doc['machine']['load_average']}; {doc['pairs']} pairs; underruns A "
@@ -171,8 +171,8 @@ def comparison_markdown(doc: Mapping[str, Any]) -> str:
 def _fast(options: Mapping[str, Any] | None) -> str:
     """Return the fast options that are not at their default."""
     default = dataclasses.asdict(Approximations())
-    told = [f"{n}={v}" for n, v in (options or default).items() if v != default[n]]
-    return "+".join(told) or "default"
+    shown = [f"{n}={v}" for n, v in (options or default).items() if v != default[n]]
+    return "+".join(shown) or "default"
 
 
 def _interval(row: Mapping[str, float]) -> str:

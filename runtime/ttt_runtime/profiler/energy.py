@@ -238,7 +238,7 @@ class EnergyMeter:
     def _sample(self) -> None:
         while not self._stop.wait(self._sample_seconds):
             for counter in self._found.counters:
-                # One reading that fails is bridged by the next; the last one is told.
+                # One reading that fails is bridged by the next; the last one is reported.
                 with contextlib.suppress(OSError, ValueError):
                     counter.joules()
 

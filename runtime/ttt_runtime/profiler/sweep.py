@@ -57,7 +57,7 @@ def grid(
         axes = (("bundle", bundle), ("steps", step), ("block", block), ("threads", thread))
         changes: dict[str, Any] = {name: value for name, value in axes if value is not None}
         point = dataclasses.replace(options, **changes)
-        generation_config(point, opened[bundle])  # a mistake is told before hours of measuring
+        generation_config(point, opened[bundle])  # a mistake is reported before hours of measuring
         points.append(point)
     return points
 

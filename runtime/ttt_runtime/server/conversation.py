@@ -112,7 +112,7 @@ class TurnIds:
     Attributes:
         history: ids before it.
         content: ids of the turn; none is silence.
-        transcript: what was typed, for a model that writes down what it hears: it is told that.
+        transcript: what was typed, for a model that writes down what it hears: it is given that.
     """
 
     history: list[int] = field(default_factory=list)

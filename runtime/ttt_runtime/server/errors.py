@@ -54,7 +54,7 @@ class ApiError(TttError):
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return what a client is told: our own errors as they are, of a defect no details."""
+    """Return the error for a client: our own errors as they are, of a defect no details."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, TttError):

@@ -1,4 +1,4 @@
-"""What `ttt-server` can be told, and its defaults."""
+"""The options of `ttt-server`, and their defaults."""
 
 from __future__ import annotations
 

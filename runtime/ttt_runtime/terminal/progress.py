@@ -51,7 +51,7 @@ class Progress:
             print(f"\r\x1b[K{message}", end="", file=sys.stderr, flush=True)
 
     def _tell(self) -> None:
-        # A thread of its own: one long piece of work is told of while it goes on.
+        # A thread of its own: one long piece of work is reported while it goes on.
         wait = _FIRST_SECONDS
         while not self._stop.wait(wait):
             seconds = time.monotonic() - self._begin

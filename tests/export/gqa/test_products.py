@@ -1,4 +1,4 @@
-"""The two kinds of products that the grouped decoder is made of, run alone."""
+"""The two kinds of products that the GQA decoder is made of, run alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grouped decoder in whole exports: what it is, what it says, and how it is checked."""
+"""The GQA decoder in whole exports: what it is, what it says, and how it is checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OPEN_GATES = {"max_kl": 10.0, "min_agreement": 0.0}
 @pytest.fixture(scope="module")
 def bundles(golden_checkpoints, tmp_path_factory):
     """Bundles of one checkpoint: int8, and int4 with a second body."""
-    folder = tmp_path_factory.mktemp("grouped")
+    folder = tmp_path_factory.mktemp("gqa")
     made = {}
     for precision, body in (("int8", None), ("int4", "int8")):
         options = ExportOptions(precision=precision, block_body=body, **OPEN_GATES)
@@ -112,7 +112,7 @@ def test_the_second_body_is_nearer_to_the_checkpoint(bundles):
 
 def test_every_form_was_checked(bundles):
     names = [check.name for check in bundles["int4"].checks]
-    for form in ("decoder, ", "grouped decoder, ", "block decoder, ", "lean text_head"):
+    for form in ("decoder, ", "GQA decoder, ", "block decoder, ", "logits-only text_head"):
         assert any(name.startswith(form) for name in names), form
     assert sum("leak probe" in name for name in names) == 6
 
@@ -127,7 +127,7 @@ def test_a_slip_in_the_rewriting_is_not_published(golden_checkpoints, tmp_path, 
 
     monkeypatch.setattr(rewrite.BlockProducts, "_blocks", swapped)
     options = ExportOptions(precision="int8", **OPEN_GATES)
-    with pytest.raises(ValidationError, match="grouped decoder"):
+    with pytest.raises(ValidationError, match="GQA decoder"):
         export_checkpoint(golden_checkpoints[0], tmp_path / "out", options=options)
     assert not list(tmp_path.iterdir())
 

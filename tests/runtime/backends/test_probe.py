@@ -1,4 +1,4 @@
-"""Engines are tried, and the reason why one does not load is told with its way out."""
+"""Engines are tried, and the reason why one does not load is reported with its way out."""
 
 from __future__ import annotations
 

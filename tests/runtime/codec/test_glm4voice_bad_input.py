@@ -149,7 +149,7 @@ def test_an_hour_of_speech_takes_the_memory_of_a_window(tiny_glm: TinyGlm, monke
 
 @pytest.mark.parametrize("bad", [[64], [-1], [3, 1 << 40], [1 << 62]])
 def test_ids_that_are_no_speech_are_refused(tiny_glm: TinyGlm, bad: list[int]) -> None:
-    """Text ids, tags and masks are not 0..63: a caller that forgot to strip them is told."""
+    """Text ids, tags and masks are not 0..63: a caller that forgot to strip them gets an error."""
     tokens = np.array([1, 2, *bad])
     stream = tiny_glm.decoder.stream()
     for take in (tiny_glm.decoder.decode, stream.push):

@@ -70,7 +70,7 @@ def test_an_answer_goes_on_where_speech_may_not_interrupt(shipped: ServerState) 
 
 
 def test_a_pause_within_a_question_is_waited_for(shipped: ServerState) -> None:
-    """An answer computed at the pause was told, and the second half answered as a question."""
+    """An answer computed at the pause was released, and the second half answered as a question."""
     pcm = question()
     half = len(pcm) // 4 * 2
     with RealtimeClient(shipped) as client:

@@ -27,7 +27,7 @@ COMPILED = HERE / "compiled"
 
 COMMON = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
 WARNINGS = ("-Wall", "-Wextra")
-# Machine -> variant (see `library.VARIANTS`) -> what the compiler is told of the CPU.
+# Machine -> variant (see `library.VARIANTS`) -> the compiler's flags for that CPU.
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma"),

@@ -1,4 +1,4 @@
-"""Read a grouped decoder or lean head as the matrices that it multiplies with.
+"""Read a GQA decoder or logits-only head as the matrices that it multiplies with.
 
 The graph stays the truth: its nodes are compared with what the kernels compute, one by one, and
 a graph that says anything else is left to onnxruntime.
@@ -220,7 +220,7 @@ class _Walk:
 
 
 class GroupedGraph:
-    """A grouped decoder, layer by layer.
+    """A GQA decoder, layer by layer.
 
     Args:
         path: the graph.
@@ -321,7 +321,7 @@ class GroupedGraph:
 
 
 def read_head(path: Path, hidden: int, rows: int) -> StoredMatrix:
-    """Return the matrix of a lean head [hidden, rows]; NotNativeError if it is something else."""
+    """Return the matrix of a logits-only head [hidden, rows]; else NotNativeError."""
     walk = _Walk(OnnxFile.read(path))
     matrix: StoredMatrix
     matrix, product = walk.product("hidden", hidden, rows, by_rows=False)

@@ -31,7 +31,7 @@ class NativeRunner(Heads):
     """Decoder, heads, embedding table and cache of one bundle, on the kernels.
 
     Args:
-        bundle: an opened bundle whose decoder is grouped.
+        bundle: an opened bundle whose decoder has the GQA form.
         threads: CPU threads; None takes the CPUs that this process may use, see `Kernels`.
         capacity: rows of the cache; None takes the model's limit, up to 4096.
         poison: NaN in every cache row not written (tests).
@@ -55,7 +55,7 @@ class NativeRunner(Heads):
     ) -> None:
         config, layout = bundle.config.model, bundle.config.layout
         if not is_gqa(bundle.graph(DECODER).spec):
-            raise NotNativeError("the decoder keeps its portable form, which onnxruntime runs")
+            raise NotNativeError("the decoder keeps its standard form, which onnxruntime runs")
         settings = SessionSettings(threads=threads)
         team = None if threads is None else settings.thread_count
         kernels = self._kernels = Kernels(team, variant)

@@ -1,8 +1,8 @@
 """What a decoder graph is bound to: its rows' buffers, and the cache, in place.
 
-Bindings are made once and kept. The portable decoder gets one for each number Q of rows and each
+Bindings are made once and kept. The standard decoder gets one for each number Q of rows and each
 number C of cache rows bound (with the layout `rows` a forward binds only the first C rows of the
-cache, the context rounded up to a bucket). The grouped decoder gets one for each Q; only its mask
+cache, the context rounded up to a bucket). The GQA decoder gets one for each Q; only its mask
 is bound anew when the context has grown.
 """
 
@@ -145,7 +145,7 @@ class _Kept:
 
 
 class PortableBindings:
-    """Bindings of the portable decoder.
+    """Bindings of the standard decoder.
 
     Args:
         session: the decoder.
@@ -174,7 +174,7 @@ class PortableBindings:
 
 
 class GroupedBindings:
-    """Bindings of the grouped decoder."""
+    """Bindings of the GQA decoder."""
 
     def __init__(self, session: GraphSession) -> None:
         names = [t.name for t in session.spec.inputs[:3]]

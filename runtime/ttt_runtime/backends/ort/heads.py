@@ -1,8 +1,9 @@
 """The heads of a bundle on onnxruntime, bound once: best ids or logits of hidden rows.
 
-A portable head's graph makes the choice itself. A lean head gives logits and nothing more: the
-choice is made here, where numpy finds the best of 150,000 logits ten times faster than the graph
-would, and where the sum of exponentials, which no text step reads, is left undone until asked for.
+A standard head's graph makes the choice itself. A logits-only head gives logits and nothing more:
+the choice is made here, where numpy finds the best of 150,000 logits ten times faster than the
+graph would, and where the sum of exponentials, which no text step reads, is left
+undone until asked for.
 """
 
 from __future__ import annotations

@@ -169,16 +169,18 @@ class OrtRunner(Heads):
         return run.hidden
 
 
-def _capacity(decoder: GraphSession, model: ModelConfig, asked: int | None) -> int:
+def _capacity(decoder: GraphSession, model: ModelConfig, requested: int | None) -> int:
     fixed = decoder.spec.input("mask").shape[1]
     if isinstance(fixed, int):
-        if asked not in (None, fixed):
-            raise ConfigError(f"capacity {asked}; this bundle's decoder is built for {fixed} rows")
+        if requested not in (None, fixed):
+            raise ConfigError(
+                f"capacity {requested}; this bundle's decoder is built for {fixed} rows"
+            )
         return fixed
     limit = model.max_position_embeddings
     if is_gqa(decoder.spec):
         limit = min(limit, int(decoder.spec.attributes[ROTARY_ROWS]))
-    return open_capacity(limit, asked)
+    return open_capacity(limit, requested)
 
 
 def _check_decoders(decoder: GraphSession, block: GraphSession | None, model: ModelConfig) -> None:

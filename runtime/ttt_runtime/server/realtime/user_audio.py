@@ -76,7 +76,7 @@ class UserAudio:
             return
         self._answers.untold = None
         content, assistant = list(item.ids), self._service.assistant
-        with contextlib.suppress(ApiError):  # the transcript is told empty
+        with contextlib.suppress(ApiError):  # the transcript is sent empty
             if content:
                 turn = self._service.turn(
                     lambda cancel: assistant.respond("transcribe", content, cancel=cancel)

@@ -2,7 +2,7 @@
 
     frames -> TurnTaking -> begin, compute (held back), drop, release, interrupt -> events
 
-An answer is computed at the first short silence and held; it is told when the turn is over, and
+An answer is computed at the first short silence and held; it is released when the turn is over, and
 nobody hears of it when the user goes on.
 """
 

@@ -20,7 +20,7 @@ logger = logging.getLogger("ttt_runtime.server")
 
 
 def describe(state: ServerState) -> Info:
-    """Return what a client is told of this server: the tasks that its bundle has."""
+    """Return the description of this server for clients: the tasks that its bundle has."""
     tasks = state.service.assistant.prompts.prompts.system
     maker = Attribution("TtT edge", "https://arxiv.org/abs/2509.20072")
     # Attribution, installed and version: clients refuse programs without them.

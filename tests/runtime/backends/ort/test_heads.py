@@ -1,4 +1,4 @@
-"""A lean head chooses as a portable one does, and leaves undone what nobody asks for."""
+"""A logits-only head chooses as a standard one does, and leaves undone what nobody asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 8
 LAYOUT = toy_layout()
 
 
-def lean(tmp_path, name, rows):
+def logits_only(tmp_path, name, rows):
     """Return a session of a head with random weights, and the weights."""
     weight = np.random.default_rng(rows).standard_normal((WIDTH, rows)).astype(np.float32)
     spec = GraphSpec(
@@ -40,8 +40,8 @@ def lean(tmp_path, name, rows):
 
 def test_best_ids_and_sums(tmp_path):
     start = LAYOUT.audio_start
-    text, text_weight = lean(tmp_path, TEXT_HEAD, start)
-    speech, speech_weight = lean(tmp_path, SPEECH_HEAD, LAYOUT.vocab_size - start)
+    text, text_weight = logits_only(tmp_path, TEXT_HEAD, start)
+    speech, speech_weight = logits_only(tmp_path, SPEECH_HEAD, LAYOUT.vocab_size - start)
     heads = [head_for(session, LAYOUT) for session in (text, speech)]
     assert all(isinstance(head, LogitsOnlyHead) for head in heads)
     draw = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_best_ids_and_sums(tmp_path):
 
 
 def test_the_end_can_be_forbidden(tmp_path):
-    text, weight = lean(tmp_path, TEXT_HEAD, LAYOUT.audio_start)
+    text, weight = logits_only(tmp_path, TEXT_HEAD, LAYOUT.audio_start)
     head = head_for(text, LAYOUT)
     hidden = weight[:, [LAYOUT.im_end_id]].T * 10
     assert head.best(hidden).ids[0] == LAYOUT.im_end_id
