@@ -6,31 +6,20 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from release.build import ROOT, run
+from release.interpreters import empty_environment
+from release.roots import Root, pip_for
 
 QUESTION: Final = ROOT / "samples" / "question.wav"
-# onnxruntime looks up the processor there; an emulator shows it the host's.
-_CPUINFO: Final = """processor\t: 0
-BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm asimddp
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x4
-CPU part\t: 0xd0b
-CPU revision\t: 1
-
-"""
-_PLATFORMS: Final = ("manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One installation: what was installed where, and the text of the answer."""
+    """One installation: what was installed where, and the text of the answer; "" if none."""
 
     what: str
     where: str
@@ -38,7 +27,7 @@ class Trial:
 
     def line(self) -> str:
         """Return one row for people."""
-        return f"| {self.what} | {self.where} | {self.said} |"
+        return f"| {self.what} | {self.where} | {self.said or 'not asked'} |"
 
 
 def without_compilers(folder: Path) -> str:
@@ -54,6 +43,7 @@ def without_compilers(folder: Path) -> str:
 
 def answer(command: list[str], out: Path, **more: str) -> str:
     """Answer the sample question; returns the text, SystemExit if there is no sound or no text."""
+    out.unlink(missing_ok=True)
     output = run([*command, "answer", str(QUESTION), "-o", str(out), "--json"], **more)
     said = str(json.loads(output)["text"]).strip()
     if not said or out.stat().st_size < 10_000:
@@ -61,71 +51,66 @@ def answer(command: list[str], out: Path, **more: str) -> str:
     return said
 
 
-def try_interpreter(interpreter: str, file: Path, folder: Path) -> Trial:
-    """Install into an empty environment of an interpreter, no compiler in sight, and ask."""
-    home = folder / f"{Path(interpreter).name}-{'sdist' if file.suffix == '.gz' else 'wheel'}"
-    shutil.rmtree(home, ignore_errors=True)
-    run([interpreter, "-m", "venv", str(home)])
-    path = without_compilers(folder)
-    run([str(home / "bin/pip"), "install", "--quiet", f"{file}[cpu]"], PATH=path)
-    version = run(
-        [str(home / "bin/python"), "-c", "import platform as p; print(p.python_version())"]
+def try_interpreter(
+    interpreter: str, file: Path, folder: Path, *, native: bool, compiler: bool = False
+) -> Trial:
+    """Install into an empty environment of an interpreter and ask.
+
+    Args:
+        interpreter: a Python of this machine.
+        file: wheel or source archive.
+        folder: where to work.
+        native: our kernels must be what decodes; otherwise they must not.
+        compiler: one may be used; otherwise none is in sight.
+    """
+    kind = "sdist" if file.suffix == ".gz" else "wheel"
+    home = empty_environment(
+        interpreter, folder / f"{Path(interpreter).name}-{kind}-{'cc' if compiler else 'no-cc'}"
     )
-    said = answer(
-        [str(home / "bin/ttt-assistant")], folder / "answer.wav", PATH=path, PYTHONPATH=""
-    )
-    return Trial(file.name, f"Python {version.strip()}, no compiler", said)
+    path = os.environ["PATH"] if compiler else without_compilers(folder)
+    run([str(home / "pip"), "install", "--quiet", f"{file}[cpu]"], PATH=path)
+    asked = "import platform as p; from ttt_runtime.backends.native.library import missing; "
+    asked += "print(p.python_version(), 'no' if missing() else 'yes')"
+    outside = {"PATH": path, "PYTHONPATH": ""}
+    version, _, has_kernels = run([str(home / "python"), "-c", asked], **outside).partition(" ")
+    if (has_kernels.strip() == "yes") != native:
+        raise SystemExit(f"{file.name} on {version}: kernels there: {has_kernels}")
+    said = answer([str(home / "ttt-assistant")], folder / "answer.wav", **outside)
+    where = f"Python {version}, {'' if compiler else 'no '}compiler"
+    return Trial(file.name, f"{where}, {'our kernels' if native else 'onnxruntime'}", said)
 
 
 def try_base(interpreter: str, file: Path, folder: Path) -> Trial:
     """Install without an extra, read what is missing, do what the message says, and ask."""
-    home = folder / "base"
-    shutil.rmtree(home, ignore_errors=True)
-    run([interpreter, "-m", "venv", str(home)])
+    home = empty_environment(interpreter, folder / "base")
     path = without_compilers(folder)
-    run([str(home / "bin/pip"), "install", "--quiet", str(file)], PATH=path)
-    command = [str(home / "bin/ttt-assistant"), "answer", str(QUESTION), "-o", os.devnull]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    outside = {"PATH": path, "PYTHONPATH": ""}
+    run([str(home / "pip"), "install", "--quiet", str(file)], PATH=path)
+    command = [str(home / "ttt-assistant"), "answer", str(QUESTION), "-o", os.devnull]
+    done = subprocess.run(
+        command, env={**os.environ, **outside}, capture_output=True, text=True, check=False
+    )
     if done.returncode != 2 or "pip install 'ttt-edge[cpu]'" not in done.stderr:
         raise SystemExit(f"without an engine: {done.returncode}, {done.stderr}")
     # The package is there already, so this brings the engine and asks no index for ttt-edge.
-    run([str(home / "bin/pip"), "install", "--quiet", "ttt-edge[cpu]"], PATH=path)
-    said = answer(
-        [str(home / "bin/ttt-assistant")], folder / "answer.wav", PATH=path, PYTHONPATH=""
-    )
+    run([str(home / "pip"), "install", "--quiet", "ttt-edge[cpu]"], PATH=path)
+    said = answer([str(home / "ttt-assistant")], folder / "answer.wav", **outside)
     return Trial(file.name, "base install, then the extra that the message names", said)
 
 
-def try_root(root: Path, machine: str, file: Path, folder: Path) -> Trial:
-    """Install for the Python of another system's root, and ask it, emulated where need be.
-
-    Args:
-        root: an unpacked Debian or Ubuntu with Python (`mmdebstrap --variant=extract`).
-        machine: its processor.
-        file: the wheel.
-        folder: where to work.
-    """
-    python = next(p for p in (root / "usr/bin").glob("python3.*") if p.name[8:].isdigit())
-    minor = python.name.rpartition(".")[2]
-    site = folder / f"{root.name}-site"
-    shutil.rmtree(site, ignore_errors=True)
-    tags = [f"--platform={name}_{machine}" for name in (*_PLATFORMS, "manylinux2014")]
-    kinds = [f"--abi=cp3{minor}", "--abi=abi3", "--abi=none", "--implementation=cp"]
-    wanted = [f"--python-version=3.{minor}", "--only-binary=:all:", "--quiet"]
-    pip = [sys.executable, "-m", "pip", "install", "--target", str(site)]
-    run([*pip, *tags, *kinds, *wanted, f"{file}[cpu]"])
-    libraries = f"{root}/usr/lib/{machine}-linux-gnu:{root}/lib/{machine}-linux-gnu"
-    settings = {"PYTHONPATH": str(site), "PYTHONHOME": str(root / "usr"), "HOME": str(folder)}
-    if machine == os.uname().machine:
-        loader = next((root / "lib64").glob("ld-linux-*"))
-        start = [str(loader), "--library-path", libraries, str(python)]
-        where = f"Python 3.{minor} of {root.name}"
-    else:
-        (root / "proc").mkdir(exist_ok=True)
-        (root / "proc/cpuinfo").write_text(_CPUINFO)
-        emulator = f"qemu-{machine}-static"
-        start = [emulator, "-cpu", "cortex-a76", "-L", str(root), str(python)]
-        where = f"Python 3.{minor} of {root.name}, emulated Cortex-A76"
-        settings["QEMU_SET_ENV"] = f"LD_LIBRARY_PATH={libraries}"
-    said = answer([*start, "-m", "ttt_runtime.cli.assistant"], folder / "answer.wav", **settings)
+def try_root(root: Root, file: Path, folder: Path) -> Trial:
+    """Install for the Python of another processor's system, and ask it under emulation."""
+    site = folder / f"{root.path.name}-site"
+    root.install(site, [f"{file}[cpu]"])
+    settings = {**root.environment(site), "HOME": str(folder)}
+    command = [*root.command(), "-m", "ttt_runtime"]
+    said = answer(command, folder / "answer.wav", **settings)
+    where = f"Python 3.{root.minor} of {root.path.name}, emulated Cortex-A76"
     return Trial(file.name, where, said)
+
+
+def resolve(interpreter: str, machine: str, minor: int, file: Path, folder: Path) -> Trial:
+    """Hold a wheel and all that it needs to a Python that is not here: each has a wheel for it."""
+    pip = pip_for(machine, minor, interpreter)
+    run([*pip, "--dry-run", "--target", str(folder / "none"), f"{file}[cpu]"])
+    return Trial(file.name, f"Python 3.{minor}, {machine}: pip finds a wheel of all it needs", "")

@@ -1,20 +1,21 @@
-"""Run the runtime's tests on other Pythons: ``python -m tests.pythons python3.10:1.20.1 ...``.
+"""Run the runtime's tests on other Pythons: ``python -m tests.pythons 3.10:1.20.1 3.14``.
 
-Each argument is an interpreter, and an onnxruntime where another than the newest is wanted. Each
-gets an environment of its own under build/pythons with what `pip install ttt-edge[cpu]` brings,
-pytest and matplotlib; tests that need more are left out there. First a bundle of basic operators is
-exported here, which every one of them must decode to the golden ids.
+Each argument is a version of Python, and an onnxruntime where another than the newest is wanted.
+`release.interpreters` finds them. Each gets an environment of its own under build/pythons
+with what `pip install ttt-edge[cpu]` brings, pytest and matplotlib; tests that need more are left
+out there. First a bundle of basic operators is exported here, which every one of them must decode
+to the golden ids. With `--if-there` a Python that cannot be had is named and passed over.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+from release.interpreters import empty_environment, find_python
 from tests.conftest import golden_folder
 
 ROOT = Path(__file__).parents[1]
@@ -41,21 +42,19 @@ def export_bundle() -> None:
     subprocess.run([*command, "-p", "fp32", "--form", "basic", str(BUNDLE)], check=True)
 
 
-def run_tests(interpreter: str, onnxruntime: str | None) -> int:
+def run_tests(interpreter: str, name: str, onnxruntime: str | None) -> int:
     """Make the environment of an interpreter and run the tests; returns their exit status."""
-    if shutil.which(interpreter) is None:
-        print(f"{interpreter}: not on this machine", flush=True)
-        return 1
-    folder = FOLDER / f"{Path(interpreter).name}-{onnxruntime or 'newest'}"
-    python = folder / "bin" / "python"
-    if not python.is_file():
-        subprocess.run([interpreter, "-m", "venv", str(folder)], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", *requirements(onnxruntime)]
+    folder = FOLDER / name.replace(":", "-")
+    python, finished = folder / "bin" / "python", folder / "finished"
+    if not finished.is_file():
+        empty_environment(interpreter, folder)
+        install = [str(python), "-m", "pip", "install", "--quiet", *requirements(onnxruntime)]
         subprocess.run(install, check=True)
+        finished.touch()
     shown = "import platform, onnxruntime; print(platform.python_version(), "
     shown += "'with onnxruntime', onnxruntime.__version__, flush=True)"
-    subprocess.run([python, "-c", shown], check=True)
-    done = subprocess.run([python, *PYTEST, "tests/runtime"], check=False)
+    subprocess.run([str(python), "-c", shown], check=True)
+    done = subprocess.run([str(python), *PYTEST, "tests/runtime"], check=False)
     return done.returncode
 
 
@@ -67,8 +66,15 @@ def main(arguments: list[str]) -> int:
     export_bundle()
     worst = 0
     for argument in arguments:
-        interpreter, _, onnxruntime = argument.partition(":")
-        worst = max(worst, run_tests(interpreter, onnxruntime or None))
+        if argument == "--if-there":
+            continue
+        version, _, onnxruntime = argument.partition(":")
+        interpreter = find_python(int(version.removeprefix("3.")))
+        if interpreter is None:
+            print(f"Python {version}: cannot be had here", flush=True)
+            worst = worst if "--if-there" in arguments else 1
+            continue
+        worst = max(worst, run_tests(interpreter, argument, onnxruntime or None))
     return worst
 
 

@@ -28,6 +28,7 @@ LEAVES = {
     "ttt_ref.offline",
     "ttt_ref.package",
     "ttt_ref.released",
+    "ttt_ref.toml",
 }
 NEVER_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "safetensors"}
 
@@ -161,4 +162,17 @@ def test_leaves_import_the_standard_library_only(leaf):
     for name in imports_of(path):
         allowed = top(name) in sys.stdlib_module_names or name in LEAVES or name == "ttt_ref"
         allowed = allowed or any(name.startswith(f"{other}.") for other in LEAVES)
+        allowed = allowed or (leaf, name) == ("ttt_ref.toml", "tomli")
         assert allowed, f"{path} imports {name}"
+
+
+def test_what_a_board_runs_knows_python_3_10():
+    """JetPack 6 has it: no tomllib, no typing.Self. Other names are found by `make lint`."""
+    leaves = [(path, name) for path, name in package_imports("ttt_ref") if module(path) in LEAVES]
+    younger = {"tomllib", "typing.Self", "typing.Never", "enum.StrEnum", "asyncio.TaskGroup"}
+    for path, name in [*package_imports("ttt_runtime"), *leaves]:
+        assert name not in younger or module(path) == "ttt_ref.toml", f"{path} imports {name}"
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -1,17 +1,17 @@
 """The tasks of the published checkpoints, which bring no prompts of their own.
 
 The texts stand in `released_tasks.toml` beside this module; the exporter, the runtime and the
-preparation of training data all read them here. Standard library only, as `ttt_ref.config`.
+preparation of training data all read them here. No torch, as `ttt_ref.config`.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.config import TokenLayout
+from ttt_ref.toml import tomllib
 
 RELEASED_CODES: Final = 16_384  # code book of the GLM-4-Voice tokenizer
 TASKS_FILE: Final = Path(__file__).with_name("released_tasks.toml")

@@ -35,7 +35,8 @@ def with_options(
     ]
 
     def spread(command: Callable[..., None]) -> Callable[..., None]:
-        own_hints = get_type_hints(command, include_extras=True)
+        # Python 3.10's get_type_hints hides an option's description where its default is None.
+        own_hints = inspect.get_annotations(command, eval_str=True)
         own = [
             parameter.replace(annotation=own_hints[name])
             for name, parameter in inspect.signature(command).parameters.items()

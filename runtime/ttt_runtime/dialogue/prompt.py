@@ -11,7 +11,6 @@ ever spans two of them. Speech stands in a content as <|begin_of_audio|> codes <
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_ref.released import ADDED_NOTE, NO_SPEAK, is_released, prompts_or_released
+from ttt_ref.toml import tomllib
 from ttt_runtime.bundle.folder import Bundle
 
 Task = Literal["answer", "transcribe", "speak", "ask", "chat"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import soxr
@@ -26,7 +26,7 @@ class PcmInput:
             self._resampler = soxr.ResampleStream(source_hz, rate_hz, 1, dtype="float32")
 
     @classmethod
-    def of(cls, data: dict[str, Any], rate_hz: int) -> Self:
+    def of(cls, data: dict[str, Any], rate_hz: int) -> PcmInput:
         """Read an event's rate, width (bytes of a sample) and channels.
 
         Raises:
