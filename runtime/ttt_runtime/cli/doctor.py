@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ttt_runtime.doctor.report import Report
 
 EXIT_CANNOT_RUN = 1
+NO_GPU_BUNDLE = (
+    "no bundle for the GPU was given; export one (ttt-export --target {}) and say ttt-doctor "
+    "BUNDLE --report FILE"
+)
 
 app = typer.Typer(name="ttt-doctor", add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,8 +34,8 @@ def doctor(
         Path | None,
         typer.Option(
             "--report",
-            help="Also measure this machine's limits, and parity and times of a bundle (the "
-            "shipped one, if none is given) in every way that runs here; write all to this file.",
+            help="Also measure this machine's limits, and parity and times of the shipped bundle "
+            "and the one given in every way that runs here; write all to this file.",
         ),
     ] = None,
 ) -> None:
@@ -65,7 +69,16 @@ def _write_report(report: Report, bundle: Path | None, file: Path) -> None:
     def say(line: str) -> None:
         typer.echo(f"... {line}", err=True)
 
-    measured = board_report(Bundle.open(shipped_or(bundle)), say)
+    if not file.absolute().parent.is_dir():  # said now, not after minutes of work
+        raise ConfigError(f"the report cannot be written to {file}: there is no such folder")
+    shipped = shipped_or(None)
+    bundles = [Bundle.open(shipped)]
+    if bundle is not None and bundle.resolve() != shipped.resolve():
+        bundles.append(Bundle.open(bundle))
+    measured = board_report(bundles, say)
+    if report.gpus.gpus and all(opened.config.engine == "cpu" for opened in bundles):
+        # The shipped bundle is the CPU's.
+        measured["ways"].append({"device": "gpu", "error": NO_GPU_BUNDLE.format(report.target)})
     text = json.dumps({"machine": report.to_dict(), **measured}, indent=1, ensure_ascii=False)
     try:
         file.write_text(text + "\n", encoding="utf-8")

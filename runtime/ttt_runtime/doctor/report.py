@@ -19,6 +19,7 @@ from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.doctor.audio_devices import AudioDevices, list_audio_devices
 from ttt_runtime.machine.gpu import GpuReport, probe_gpus
 from ttt_runtime.machine.host import Cpu, Memory, free_disk, read_cpu, read_jetson, read_memory
+from ttt_runtime.machine.power import Power, read_power
 from ttt_runtime.machine.recognise import recognise
 from ttt_runtime.machine.targets import find_target
 
@@ -43,6 +44,7 @@ class Report:
     packages: dict[str, str]
     cpu: Cpu
     memory: Memory | None
+    power: Power
     disk_free_bytes: int | None
     jetson: str | None
     target: str | None
@@ -84,6 +86,7 @@ def collect(bundle_path: Path | None = None) -> Report:
         packages=installed_packages(),
         cpu=read_cpu(),
         memory=memory,
+        power=read_power(),
         disk_free_bytes=free_disk(bundle_path or Path.cwd()),
         jetson=read_jetson(),
         target=name_target(gpus, engines),
@@ -108,6 +111,20 @@ def describe_kernels() -> str:
     """Return which of our CPU kernels run 4- and 8-bit bundles here, or why onnxruntime does."""
     reason = missing()
     return best_variant() if reason is None else f"none, onnxruntime runs all bundles: {reason}"
+
+
+def describe_power(power: Power) -> str:
+    """Return clocks, power mode and temperature for people, as far as they are known."""
+    parts = []
+    if power.mode is not None:
+        parts.append(f"mode {power.mode} of nvpmodel")
+    if power.governor is not None:
+        parts.append(f"governor {power.governor}")
+    if power.clock_mhz is not None:
+        parts.append(f"up to {power.clock_mhz} MHz of {power.most_mhz or '?'}")
+    if power.warmest_c is not None:
+        parts.append(f"{power.warmest_c:.0f} °C")
+    return ", ".join(parts)
 
 
 def installed_packages() -> dict[str, str]:
@@ -161,6 +178,8 @@ def _machine_table(report: Report) -> Table:
     if memory is not None:
         text = f"{gib(memory.available_bytes)} available of {gib(memory.total_bytes)}"
         _row(table, "memory", f"{text}, swap {gib(memory.swap_bytes)}")
+    if report.power != Power():
+        _row(table, "power", describe_power(report.power))
     if report.disk_free_bytes is not None:
         _row(table, "disk", f"{gib(report.disk_free_bytes)} free")
     for gpu in report.gpus.gpus:

@@ -1,12 +1,13 @@
 """The first hour on a board as one document: limits, parity and times of every way that runs.
 
-``ttt-doctor --report FILE`` writes it. Every way of the bundle's engine that loads is held to
-onnxruntime on the CPU, logits and answers, and timed graph by graph; what does not load says why.
+``ttt-doctor --report FILE`` writes it. Each way in which a bundle may run is held to onnxruntime on
+the CPU, logits and answers, and timed graph by graph; what does not load says why. The shipped one
+is always among them, so that any two reports have rows in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from statistics import median
@@ -19,15 +20,17 @@ from ttt_ref.errors import TttError
 from ttt_runtime.backends.base import Runner
 from ttt_runtime.backends.load import load_runner
 from ttt_runtime.backends.ort.session import SessionSettings
+from ttt_runtime.backends.probe import check_engine
 from ttt_runtime.backends.tensorrt.api import FLAVOURS
 from ttt_runtime.bundle.folder import OPEN_CACHE, Bundle
 from ttt_runtime.bundle.graph_spec import DECODER, SPEECH_HEAD, TEXT_HEAD
 from ttt_runtime.codec.factory import load_codec
-from ttt_runtime.profiler.device_parity import compare
+from ttt_runtime.profiler.device_parity import compare, compute_of
 from ttt_runtime.profiler.device_times import document, measure
 from ttt_runtime.profiler.limits import measure_limits
 
 REFERENCE: Final = "cpu+onnxruntime"
+PLAIN: Final = ("fp32", "fp16")  # precisions whose bundles for the CPU run in CUDA too
 PROMPTS: Final = 10
 REPEATS: Final = 20
 QUESTION_SECONDS: Final = 3.0
@@ -43,37 +46,44 @@ def ways_of(bundle: Bundle) -> list[str]:
     ways = [] if engine == "cpu" else [engine, f"{engine}+graphs"]
     if engine in OPEN_CACHE:
         ways += ["cpu+native", REFERENCE]
+    if engine == "cpu" and bundle.config.precision in PLAIN and check_engine("cuda").loads:
+        ways += ["cuda", "cuda+graphs"]
     return ways
 
 
 def board_report(
-    bundle: Bundle,
+    bundles: Sequence[Bundle],
     say: Say = lambda line: None,
     *,
     prompts: int = PROMPTS,
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Measure this machine and run a bundle in every way that it can be run here.
+    """Measure this machine and run bundles in every way that they can be run here.
 
     A way that fails at one point is reported there (`error`) and the report goes on.
 
     Args:
-        bundle: an opened bundle.
+        bundles: opened bundles; the limits are measured for the weights of the last.
         say: called with one line before each stage.
         prompts: answers that are compared.
         repeats: runs of each time.
     """
     say("limits of memory and products")
-    settings = SessionSettings()
-    limits = measure_limits(settings, weight_bytes(bundle))
+    limits = measure_limits(SessionSettings(), weight_bytes(bundles[-1]))
+    rows = [row for bundle in bundles for row in bundle_rows(bundle, say, prompts, repeats)]
+    return {"limits": asdict(limits), "ways": rows}
+
+
+def bundle_rows(bundle: Bundle, say: Say, prompts: int, repeats: int) -> list[dict[str, Any]]:
+    """Run one bundle in every way; returns one row for each, with `error` where it failed."""
     reference: Runner | None
     try:
         reference = on_the_cpu(bundle)
     except TttError as error:
         reference, why = None, str(error)
-    ways = []
+    rows = []
     for way in ways_of(bundle):
-        row: dict[str, Any] = {"device": way}
+        row: dict[str, Any] = {"device": way, "bundle": bundle.config.name}
         with told_in(row):
             runner = load_runner(bundle, way)
             row["runs_in"] = runner.runs_in
@@ -81,8 +91,8 @@ def board_report(
                 row["parity"] = {"error": why}
             elif way != REFERENCE:
                 say(f"parity of {way}")
-                compute = bundle.graph(DECODER).spec.input("embeds").dtype
-                parity = compare(runner, reference, bundle.config.layout, compute, prompts=prompts)
+                layout, compute = bundle.config.layout, compute_of(bundle)
+                parity = compare(runner, reference, layout, compute, prompts=prompts)
                 row["parity"] = {**asdict(parity), "passed": parity.passed}
             say(f"times of {way}")
             times = measure(runner, bundle.config.layout, repeats=repeats)
@@ -90,8 +100,8 @@ def board_report(
             if bundle.config.codec is not None:
                 say(f"codec of {way}")
                 row["codec"] = codec_times(bundle, way)
-        ways.append(row)
-    return {"limits": asdict(limits), "ways": ways}
+        rows.append(row)
+    return rows
 
 
 def codec_times(bundle: Bundle, way: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ttt_runtime.doctor.audio_devices import list_audio_devices
 from ttt_runtime.machine.host import free_disk, read_cpu, read_jetson, read_memory
+from ttt_runtime.machine.power import Power, read_power
 
 LAPTOP = """processor\t: 0
 model name\t: 12th Gen Core
@@ -116,3 +117,22 @@ def test_a_sound_server_that_fails_is_no_crash(tmp_path: Path) -> None:
 
     devices = list_audio_devices(tmp_path, lambda _: SimpleNamespace(query_devices=fails))
     assert "Error querying device -1" in (devices.problem or "")
+
+
+def test_power_mode_clocks_and_warmth(tmp_path: Path) -> None:
+    cpu0 = "sys__devices__system__cpu__cpu0__cpufreq__"
+    root = files(
+        tmp_path,
+        **{
+            f"{cpu0}scaling_governor": "schedutil\n",
+            f"{cpu0}scaling_max_freq": "1510400\n",
+            f"{cpu0}cpuinfo_max_freq": "1728000\n",
+            "var__lib__nvpmodel__status": "pmode:0002",
+        },
+    )
+    for number, text in enumerate(("48250\n", "61000\n", "invalid\n")):
+        zone = root / f"sys/class/thermal/thermal_zone{number}"
+        zone.mkdir(parents=True)
+        (zone / "temp").write_text(text)
+    assert read_power(root) == Power("schedutil", 1510, 1728, 2, 61.0)
+    assert read_power(tmp_path / "nowhere") == Power()
