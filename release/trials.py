@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def try_interpreter(
     return Trial(file.name, f"{where}, {'our kernels' if native else 'onnxruntime'}", said)
 
 
+def extra_named(message: str) -> str | None:
+    """Return what a refusal says to install, None if it names no extra."""
+    found = re.search(r"pip install '([^']+\[cpu\])'", message)
+    return None if found is None else found[1]
+
+
 def try_base(interpreter: str, file: Path, folder: Path) -> Trial:
     """Install without an extra, read what is missing, do what the message says, and ask."""
     home = empty_environment(interpreter, folder / "base")
@@ -90,10 +97,10 @@ def try_base(interpreter: str, file: Path, folder: Path) -> Trial:
     done = subprocess.run(
         command, env={**os.environ, **outside}, capture_output=True, text=True, check=False
     )
-    if done.returncode != 2 or "pip install 'ttt-edge[cpu]'" not in done.stderr:
+    named = extra_named(done.stderr)
+    if done.returncode != 2 or named is None:
         raise SystemExit(f"without an engine: {done.returncode}, {done.stderr}")
-    # The package is there already, so this brings the engine and asks no index for ttt-edge.
-    run([str(home / "pip"), "install", "--quiet", "ttt-edge[cpu]"], PATH=path)
+    run([str(home / "pip"), "install", "--quiet", named], PATH=path)
     said = answer([str(home / "ttt-assistant")], folder / "answer.wav", **outside)
     return Trial(file.name, "base install, then the extra that the message names", said)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from release import build, interpreters, roots
+from release import build, interpreters, roots, trials
 from release.roots import Root
 from tests import arm, pythons
 
@@ -105,6 +105,12 @@ def test_a_name_that_promises_an_older_system_is_refused(
     monkeypatch.setattr(build, "run", lambda command: f"constrains the platform tag to {found}.")
     with pytest.raises(SystemExit, match="not what its name says"):
         build.audited(file)
+
+
+def test_what_a_refusal_names_can_be_installed() -> None:
+    line = "error: onnxruntime is not installed; run: pip install '/a/b.whl[cpu]' (or [gpu])"
+    assert trials.extra_named(line) == "/a/b.whl[cpu]"
+    assert trials.extra_named("error: onnxruntime is not installed") is None
 
 
 def test_one_answer_comes_with_its_ids() -> None:

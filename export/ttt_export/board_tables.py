@@ -3,11 +3,10 @@
 Memory is what the runtime's own check counts before it loads a bundle (weights, a cache of 4096
 rows, the program), with the sizes that the exporter writes. Speed is a roofline:
 
-    time = max(bytes / (share_of_bandwidth * peak bandwidth),
-               operations / (share_of_products * peak products))
+    time = max(bytes / (share of bandwidth * bandwidth),
+               operations / (share of products * products))
 
-The two shares are what our CPU kernels reach on the machine that they were measured on, by
-`ttt-profile`. No GPU of the table was ever measured: there the same shares are an assumption.
+with the shares of `boards`. The tests hold docs/boards.md to what this prints.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from ttt_export.boards import BOARDS, Board
+from ttt_export.boards import BOARDS, SHARES, Board
 from ttt_export.memory_plan import plan_export
 from ttt_export.source import Checkpoint
 from ttt_quant.recipe import Recipe, default_recipe
@@ -33,9 +32,6 @@ MEMORY_GIB: Final = (4, 8, 16, 32, 64)
 USABLE: Final = 0.8
 # The GLM-4-Voice codec's files in bytes (docs/glm4voice.md), by the precision of its graphs.
 CODEC_BYTES: Final = {"fp16": 957e6, "int8": 521e6}
-# Measured by ttt-profile on Qwen2.5-0.5B's shape in int4, see docs/boards.md.
-SHARE_OF_BANDWIDTH: Final = 0.75
-SHARE_OF_PRODUCTS: Final = 0.35
 CONTEXT_ROWS: Final = 512
 BLOCK_ROWS: Final = 27
 
@@ -92,7 +88,7 @@ def memory_table() -> list[str]:
     ]
     for size, like in SIZES.items():
         for precision in ("int4", "int8", "fp16"):
-            needs = sized(like, precision, "tensorrt").memory_bytes
+            needs = max(sized(like, precision, e).memory_bytes for e in ("tensorrt", "cpu"))
             fits = ["yes" if needs <= g * 2**30 * USABLE else "no" for g in MEMORY_GIB]
             lines.append(f"| {size} {precision} | {gib(needs)} | {' | '.join(fits)} |")
     return lines
@@ -104,8 +100,9 @@ def estimate_ms(board: Board, model: Sized, rows: int) -> tuple[float, str]:
     row_bytes = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim
     read = model.weights_bytes + CONTEXT_ROWS * row_bytes * (4 if board.engine == "cpu" else 2)
     operations = 2 * rows * _parameters(shape)
-    memory = read / (SHARE_OF_BANDWIDTH * board.bandwidth_gbps * 1e9)
-    products = operations / (SHARE_OF_PRODUCTS * board.peak_tops * 1e12)
+    shares = SHARES[board.engine]
+    memory = read / (shares.bandwidth * board.bandwidth_gbps * 1e9)
+    products = operations / (shares.products * board.peak_tops * 1e12)
     limit = "memory" if memory >= products else "products"
     return max(memory, products) * 1e3, limit
 
@@ -120,9 +117,10 @@ def _parameters(model: ModelConfig) -> int:
 
 def speed_table() -> list[str]:
     """Return the estimated times as Markdown: text step and block pass of each size."""
+    columns = " | ".join(f"{size}: text step, block" for size in SIZES)
     lines = [
-        f"| board | weights | {' | '.join(f'{size}: text step, block' for size in SIZES)} |",
-        f"| --- | --- |{' ---: |' * len(SIZES)}",
+        f"| board | GB/s | Tops | weights | {columns} |",
+        f"| --- | ---: | --- | --- |{' ---: |' * len(SIZES)}",
     ]
     for board in BOARDS:
         cells = []
@@ -130,8 +128,11 @@ def speed_table() -> list[str]:
             model = sized(like, board.precision, board.engine)
             text, _ = estimate_ms(board, model, 1)
             block, limit = estimate_ms(board, model, BLOCK_ROWS)
-            cells.append(f"{text:.1f}, {block:.1f} ms ({limit})")
-        lines.append(f"| {board.name} | {board.precision} | {' | '.join(cells)} |")
+            mark = "" if limit == "memory" else " *"
+            cells.append(f"{text:.1f}, {block:.1f} ms{mark}")
+        peak = f"{board.peak_tops:g} {board.products}"
+        machine = f"{board.name} | {board.bandwidth_gbps:g} | {peak} | {board.precision}"
+        lines.append(f"| {machine} | {' | '.join(cells)} |")
     return lines
 
 

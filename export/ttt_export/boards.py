@@ -2,12 +2,35 @@
 
 Sources: NVIDIA's data sheets of Jetson Orin Nano (Super), Orin NX, AGX Orin and Thor T5000 and of
 the GeForce cards; Raspberry Pi's of the Pi 5 and Arm's guide to the Cortex-A76.
+
+The shares say how much of those figures a forward reaches. Measured on our CPU kernels at 0.5B
+(docs/performance.md, "the floor"): a text step takes 1.2 to 1.5 times the reading of its weights at
+the rate that the machine reads with, a block 1.5 to 1.6 times its products at the measured peak. A
+machine reads less than its maker's figure: 13.2 of 17.1 GB/s on a Raspberry Pi 5 (measured by users
+of llama.cpp). For a GPU both shares are an assumption.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of a maker's figures that a forward reaches: of bandwidth, and of products."""
+
+    bandwidth: float
+    products: float
+
+
+_GPU: Final = Shares(0.6, 0.35)
+SHARES: Final[Mapping[str, Shares]] = {
+    "cpu": Shares(0.75 * 0.8, 0.62 * 0.8),
+    "tensorrt": _GPU,
+    "rtx": _GPU,
+}
 
 
 @dataclass(frozen=True)
