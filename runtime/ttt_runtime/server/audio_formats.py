@@ -90,6 +90,15 @@ class InputAudio:
             audio = np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768.0
         return audio if self._resampler is None else _resampled(self._resampler, audio)
 
+    def finish(self) -> Audio:
+        """Return what the resampler still held; the next push begins a new sound."""
+        self._half = b""
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        audio = _resampled(self._resampler, np.zeros(0, np.float32), last=True)
+        self._resampler.clear()
+        return audio
+
 
 class OutputAudio:
     """Audio float32 [t] at `rate_hz` in, bytes of a stream out."""

@@ -100,6 +100,12 @@ class Conversation:
         self.items.insert(place, item)
         return self.items[place - 1].id if place else None
 
+    def make_room(self, count: int) -> list[str]:
+        """Forget the oldest items so that `count` more can be added; return their names."""
+        surplus = max(len(self.items) + count - MOST_ITEMS, 0)
+        gone, self.items = self.items[:surplus], self.items[surplus:]
+        return [item.id for item in gone]
+
     def delete(self, item_id: Any) -> None:
         """Remove an item."""
         self.items.remove(self.find(item_id))

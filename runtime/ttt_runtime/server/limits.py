@@ -30,6 +30,12 @@ class TokenBucket:
         self._level -= amount
         return max(-self._level / self._rate, 0.0)
 
+    @property
+    def is_rested(self) -> bool:
+        """True while half of the burst, or more, is there."""
+        self._fill()
+        return self._level >= self._burst / 2
+
     def allows(self, amount: float = 1.0) -> bool:
         """Take `amount` if it is there."""
         if not self._rate:

@@ -113,7 +113,9 @@ def _headers(scope: Any) -> Mapping[str, str]:
 
 def error_response(error: ApiError) -> JSONResponse:
     """Return an error in the API's form."""
-    headers = {"retry-after": "1"} if error.status in (429, 503) else None
+    headers = {"retry-after": "1"} if error.status in (429, 503) else {}
+    if error.status in (408, 413):
+        headers["connection"] = "close"  # nobody waits for the rest of the body
     return JSONResponse({"error": error.to_dict()}, error.status, headers)
 
 

@@ -19,13 +19,16 @@ class Limits:
         waiting_turns: turns that may wait for the engine before new ones are refused.
         requests_per_second: HTTP requests of one address on average; 0 allows all.
         messages_per_second: messages of one WebSocket on average; more are read later.
+        flood_seconds: who sends more than that for so long is cut off.
         message_bytes: longest WebSocket message.
         upload_bytes: longest request body.
         unsent_bytes: what may wait for a client that does not read before it is cut off.
         max_seconds: longest recording and longest turn.
         text_characters: longest text to speak.
         header_seconds: time to send the head of a request, and from body piece to body piece.
-        idle_seconds: a Realtime or Wyoming connection that says nothing is closed.
+        unread_seconds: an HTTP answer of which nothing is read for so long is given up.
+        idle_seconds: a Realtime or Wyoming connection that says nothing is closed, at the latest
+            after twice this.
     """
 
     sessions: int = 32
@@ -34,12 +37,14 @@ class Limits:
     waiting_turns: int = 64
     requests_per_second: float = 50.0
     messages_per_second: float = 1000.0
+    flood_seconds: float = 10.0
     message_bytes: int = 4 << 20
     upload_bytes: int = 25 << 20
     unsent_bytes: int = 8 << 20
     max_seconds: float = 60.0
     text_characters: int = 2000
     header_seconds: float = 10.0
+    unread_seconds: float = 60.0
     idle_seconds: float = 1800.0
 
     def __post_init__(self) -> None:

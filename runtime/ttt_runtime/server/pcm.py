@@ -56,3 +56,10 @@ class PcmInput:
         if self._resampler is not None:
             audio = self._resampler.resample_chunk(audio)
         return audio
+
+    def finish(self) -> Audio:
+        """Return what the resampler still held."""
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        audio: Audio = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        return audio

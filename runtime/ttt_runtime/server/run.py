@@ -57,7 +57,7 @@ async def serving(state: ServerState) -> AsyncIterator[uvicorn.Server]:
         tls = {"ssl_certfile": str(options.tls_cert), "ssl_keyfile": str(options.tls_key)}
     config = uvicorn.Config(
         build_app(state),
-        http=http_protocol(limits.header_seconds, limits.connections),
+        http=http_protocol(limits),
         ws=GuardedWebSocket,
         ws_max_size=limits.message_bytes,
         ws_ping_interval=_PING_SECONDS,

@@ -146,3 +146,25 @@ def test_the_apis_words_in_turn_takings_numbers() -> None:
     assert numbers.complete_s < 0.35
     # Without answers nothing is written down while the user speaks: silence alone decides.
     assert turn_settings(eager.turn_detection, answers=False, max_seconds=60).fixed_s == 0.6
+
+
+def test_nothing_of_a_turn_is_left_for_the_next(shipped: ServerState) -> None:
+    """The resampler kept a turn's last samples, which became a token of the next turn."""
+
+    def input_tokens(client: RealtimeClient) -> int:
+        client.ask(question())
+        return int(client.until("response.done")["response"]["usage"]["input_tokens"])
+
+    with RealtimeClient(shipped) as client:
+        client.manual()
+        alone = input_tokens(client)
+        assert input_tokens(client) == alone
+        client.append(question()[:30_001])
+        client.send("input_audio_buffer.clear")
+        client.until("input_audio_buffer.cleared")
+        assert input_tokens(client) == alone
+        detecting(client)
+        client.append(question(tail_seconds=1.0))
+        client.until("response.done")
+        client.manual()
+        assert input_tokens(client) == alone

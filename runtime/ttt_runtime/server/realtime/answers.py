@@ -17,6 +17,7 @@ from ttt_runtime.server.realtime.response import Listeners, Plan, Response
 from ttt_runtime.server.realtime.settings import Settings
 from ttt_runtime.server.realtime.transcript import UserTranscript
 from ttt_runtime.server.service import EngineService, Turn
+from ttt_runtime.server.tasks import end_tasks
 
 
 class Answers:
@@ -153,5 +154,4 @@ class Answers:
         """The client is gone: stop everything."""
         self.stop("client_gone")
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_tasks([self._task])

@@ -6,6 +6,8 @@ import base64
 import binascii
 from typing import Any, Final
 
+import numpy as np
+
 from ttt_runtime.server.audio_formats import InputAudio, StreamFormat
 from ttt_runtime.server.conversation import Item
 from ttt_runtime.server.errors import ApiError
@@ -96,7 +98,8 @@ async def encode(
         data = base64.b64decode(audio if isinstance(audio, str) else "*", validate=True)
     except (ValueError, binascii.Error):
         raise ApiError("input_audio must be raw samples in base64", param="item.content") from None
-    samples = InputAudio(input_format, tokenizer.sample_rate_hz).push(data)
+    source = InputAudio(input_format, tokenizer.sample_rate_hz)
+    samples = np.concatenate([source.push(data), source.finish()])
     utterances = Utterances(tokenizer, max_seconds)
 
     def work() -> Utterance:

@@ -118,9 +118,9 @@ class RealtimeSession:
         try:
             await self._detect_turns()
             while True:
-                if not await self._is_woken():
-                    continue
-                self._changed.clear()
+                await self._wake()
+                if self._voice is not None:
+                    await self._voice.tick()
                 await self._settle()
                 while self._commands:
                     command = self._commands.popleft()
@@ -131,21 +131,21 @@ class RealtimeSession:
                         await self._guarded(self._handlers[command["type"]], command)
                     await self._settle()
                     self._room.set()
+                    await asyncio.sleep(0)  # what was told is sent before there is more
         finally:
             if self._voice is not None:
                 self._voice.close()
             await self.answers.abandon()
             await self._user_audio.abandon()
 
-    async def _is_woken(self) -> bool:
-        """Wait for something to do; False when a while has passed without."""
+    async def _wake(self) -> None:
+        """Wait for something to do, a tick at most."""
+        timer = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._changed.set)
         try:
-            await asyncio.wait_for(self._changed.wait(), _TICK_SECONDS)
-        except TimeoutError:
-            if self._voice is not None:
-                await self._voice.tick()
-            return False
-        return True
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        self._changed.clear()
 
     async def _settle(self) -> None:
         if self._voice is not None:
@@ -196,7 +196,7 @@ class RealtimeSession:
             if self._voice is not None:
                 self._voice.close()
                 self._voice = None
-                await self._service.hear(self._utterances.clear)
+                await self._forget_sound()
         elif self._voice is not None:
             self._voice.update(self.settings)
         else:
@@ -215,9 +215,12 @@ class RealtimeSession:
             )
 
     async def _commit(self, event: dict[str, Any]) -> None:
+        rest = self._input.finish()
         if self._voice is not None:
+            await self._voice.hear(rest)
             utterance = await self._voice.take()
         else:
+            await self._service.hear(lambda: self._utterances.push(rest))
             utterance = await self._service.hear(self._utterances.take)
         if not utterance.seconds:
             raise ApiError(
@@ -230,8 +233,12 @@ class RealtimeSession:
     async def _clear(self, event: dict[str, Any]) -> None:
         if self._voice is not None:
             self._voice.clear()
-        await self._service.hear(self._utterances.clear)
+        await self._forget_sound()
         self._outbox.emit("input_audio_buffer.cleared")
+
+    async def _forget_sound(self) -> None:
+        self._input.finish()
+        await self._service.hear(self._utterances.clear)
 
     # Answers
 

@@ -14,6 +14,7 @@ from ttt_runtime.server.realtime.outbox import Outbox
 from ttt_runtime.server.realtime.settings import Settings
 from ttt_runtime.server.realtime.transcript import UserTranscript
 from ttt_runtime.server.service import EngineService
+from ttt_runtime.server.tasks import end_tasks
 
 # How long a committed item waits for an answer, which brings its transcript, before it is
 # transcribed for itself.
@@ -44,7 +45,12 @@ class UserAudio:
         return Item(item_id, "user", content, ids=ids)
 
     def commit(self, item: Item, seconds: float, settings: Settings) -> None:
-        """Add an utterance of so many seconds to the conversation, and tell so."""
+        """Add an utterance of so many seconds to the conversation, and tell so.
+
+        In a long conversation the oldest items make room for it and its answer.
+        """
+        for name in self._conversation.make_room(2):
+            self._outbox.emit("conversation.item.deleted", item_id=name)
         previous = self._conversation.add(item)
         self._outbox.emit(
             "input_audio_buffer.committed", item_id=item.id, previous_item_id=previous
@@ -63,9 +69,7 @@ class UserAudio:
 
     async def abandon(self) -> None:
         """The client is gone: stop transcribing."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(list(self._tasks))
 
     async def _transcribe(
         self, transcript: UserTranscript, item: Item, wait_seconds: float

@@ -73,8 +73,9 @@ class WyomingConnection:
 
     async def run(self) -> None:
         """Serve until the client leaves. Events that this server does not know are passed over."""
-        idle = self._state.options.limits.idle_seconds
-        while (event := await asyncio.wait_for(read_event(self._reader), idle)) is not None:
+        limits = self._state.options.limits
+        patience = (limits.idle_seconds, limits.header_seconds)
+        while (event := await read_event(self._reader, *patience)) is not None:
             handler = self._handlers.get(event.type)
             if handler is None:
                 continue
@@ -116,7 +117,9 @@ class WyomingConnection:
         await self._service.hear(lambda: utterances.push(audio))
 
     async def _audio_stop(self, data: dict[str, Any], payload: bytes) -> None:
-        self._input = None
+        source, self._input = self._input, None
+        if source is not None:
+            await self._service.hear(lambda: self._utterances.push(source.finish()))
         utterance = await self._service.hear(self._utterances.take)
         assistant = self._service.assistant
         content = assistant.prompts.speech(utterance.codes) if utterance.codes else []

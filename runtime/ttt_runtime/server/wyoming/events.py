@@ -18,16 +18,31 @@ LONGEST_DATA: Final = 256 * 1024
 LONGEST_PAYLOAD: Final = 1 << 20
 
 
-async def read_event(reader: asyncio.StreamReader) -> Event | None:
+async def read_event(
+    reader: asyncio.StreamReader, idle_seconds: float, event_seconds: float
+) -> Event | None:
     """Return the next event; None at the end of the connection.
+
+    Args:
+        reader: the connection.
+        idle_seconds: how long a client may say nothing.
+        event_seconds: how long an event may take from its first byte to its last.
 
     Raises:
         ApiError: what came is no event, or longer than any client has reason for.
+        TimeoutError: it took too long.
     """
+    first = await asyncio.wait_for(reader.read(1), idle_seconds)
+    if not first:
+        return None
+    return await asyncio.wait_for(_event(reader, first), event_seconds)
+
+
+async def _event(reader: asyncio.StreamReader, first: bytes) -> Event | None:
     try:
-        line = await reader.readuntil(b"\n")
+        line = first if first == b"\n" else first + await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
-        if error.partial.strip():
+        if (first + error.partial).strip():
             raise ApiError("the connection ended within an event") from None
         return None
     except asyncio.LimitOverrunError:

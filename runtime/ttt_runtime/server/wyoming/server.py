@@ -13,6 +13,7 @@ from wyoming.info import AsrModel, AsrProgram, Attribution, Info, TtsProgram, Tt
 from ttt_runtime.server.errors import as_api_error
 from ttt_runtime.server.listen import listen
 from ttt_runtime.server.state import ServerState
+from ttt_runtime.server.tasks import end_tasks
 from ttt_runtime.server.wyoming.connection import WyomingConnection
 from ttt_runtime.server.wyoming.events import LONGEST_LINE
 
@@ -80,9 +81,7 @@ class WyomingServer:
         if self._server is None:
             return
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         state = self._state
