@@ -15,37 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ttt_export.cache_types import CacheStore
 from ttt_export.linear import NUMPY_FLOATS, cast
-from ttt_export.operators import rotary_angles, split
-from ttt_export.writer import GraphWriter
-from ttt_ref.config import ModelConfig
-from ttt_runtime.bundle.graph_spec import GraphSpec
+from ttt_export.operators import Operators, rotary_angles, split
 
 # Added to a score that the mask forbids: exp() of it is 0 in the type that is computed with.
 FORBIDDEN = {"float32": -1e9, "bfloat16": -1e9, "float16": -3e4}
 
 
-class BasicOperators:
-    """Writes norms, rotation, cache and attention of basic operators; see `Operators`.
+class BasicOperators(Operators):
+    """Norms, rotation, cache and attention of basic operators."""
 
-    Args:
-        writer: graph under construction.
-        config: shape of the model.
-        spec: the graph's inputs and outputs.
-        cache: narrows what is cached, and widens what is read.
-    """
+    @property
+    def _kv(self) -> int:
+        return self._config.num_key_value_heads
 
-    def __init__(
-        self, writer: GraphWriter, config: ModelConfig, spec: GraphSpec, cache: CacheStore
-    ) -> None:
-        self._writer = writer
-        self._config = config
-        self._by_heads = spec.attributes["cache_layout"] == "heads"
-        self._compute = spec.input("embeds").dtype
-        self._cache = cache
-        self._kv = config.num_key_value_heads
-        self._group = config.num_attention_heads // config.num_key_value_heads
+    @property
+    def _group(self) -> int:
+        return self._config.num_attention_heads // self._config.num_key_value_heads
 
     def begin(self) -> None:
         """See `Operators.begin`."""

@@ -6,7 +6,8 @@ norms, rotation, cache and attention. See `basic_operators` for the other set.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +20,34 @@ from ttt_ref.config import ModelConfig
 from ttt_runtime.bundle.graph_spec import GraphSpec
 
 
-class Operators(Protocol):
-    """Writes the parts of a decoder that hold no matrices."""
+class Operators(ABC):
+    """Writes the parts of a decoder that hold no matrices.
 
+    Args:
+        writer: graph under construction.
+        config: shape of the model.
+        spec: the graph's inputs and outputs.
+        cache: narrows what is cached, and widens what is read.
+    """
+
+    def __init__(
+        self, writer: GraphWriter, config: ModelConfig, spec: GraphSpec, cache: CacheStore
+    ) -> None:
+        self._writer = writer
+        self._config = config
+        self._by_heads = spec.attributes["cache_layout"] == "heads"
+        self._compute = spec.input("embeds").dtype
+        self._cache = cache
+
+    @abstractmethod
     def begin(self) -> None:
         """Write what all layers share, such as the rotary angles of the rows."""
-        ...
 
+    @abstractmethod
     def norm(self, x: str, name: str, scale: NDArray[Any], output: str | None) -> str:
         """Write the norm of x [1, Q, hidden]; returns its output's name."""
-        ...
 
+    @abstractmethod
     def attend(self, index: int, qk: str, v: str) -> str:
         """Rotate, write the cache and attend.
 
@@ -41,7 +59,6 @@ class Operators(Protocol):
         Returns:
             name of the mixed values [1, Q, heads * D].
         """
-        ...
 
 
 def rotary_angles(writer: GraphWriter, config: ModelConfig, compute: str) -> tuple[str, str]:
@@ -69,25 +86,8 @@ def split(writer: GraphWriter, x: str, sizes: list[int], outputs: list[str]) -> 
     return writer.nodes("Split", [x, name], outputs, axis=-1)
 
 
-class StandardOperators:
-    """RMSNormalization, RotaryEmbedding, TensorScatter and Attention (opset 24).
-
-    Args:
-        writer: graph under construction.
-        config: shape of the model.
-        spec: the graph's inputs and outputs.
-        cache: narrows what is cached, and widens what is read.
-    """
-
-    def __init__(
-        self, writer: GraphWriter, config: ModelConfig, spec: GraphSpec, cache: CacheStore
-    ) -> None:
-        self._writer = writer
-        self._config = config
-        self._by_heads = spec.attributes["cache_layout"] == "heads"
-        self._compute = spec.input("embeds").dtype
-        self._cache = cache
-        self._angles = ("", "")
+class StandardOperators(Operators):
+    """RMSNormalization, RotaryEmbedding, TensorScatter and Attention (opset 24)."""
 
     def begin(self) -> None:
         """See `Operators.begin`."""
