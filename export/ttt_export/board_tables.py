@@ -11,7 +11,7 @@ with the shares of `boards`. The tests hold docs/boards.md to what this prints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from ttt_quant.recipe import Recipe, default_recipe
 from ttt_ref.config import ModelConfig
 from ttt_ref.random_weights import LIKES, Like
 from ttt_runtime.backends.requirements import gib, needed_memory
+from ttt_runtime.bundle.basic_spec import BASIC, OPERATORS
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.graph_spec import DECODER, decoder_spec
 
@@ -53,7 +54,7 @@ def sized(like: str, precision: str, engine: str) -> Sized:
     bundle_bytes = plan_export(_shape_of(shape, model), recipe).bundle_bytes
     table = model.vocab_size * model.hidden_size * _element_bytes(recipe.embeddings)
     codec = CODEC_BYTES["int8" if recipe.codec == "int8" else "fp16"]
-    memory = needed_memory(_described(model, recipe, bundle_bytes + int(codec)))
+    memory = needed_memory(_described(model, recipe, engine, bundle_bytes + int(codec)))
     return Sized(model, bundle_bytes - table, table, memory)
 
 
@@ -63,14 +64,14 @@ def _shape_of(shape: Like, model: ModelConfig) -> Checkpoint:
     return cast(Checkpoint, SimpleNamespace(model=model, layout=layout))
 
 
-def _described(model: ModelConfig, recipe: Recipe, files: int) -> Bundle:
-    """Return what the runtime's check reads of a bundle, with these bytes of files."""
+def _described(model: ModelConfig, recipe: Recipe, engine: str, files: int) -> Bundle:
+    """Return what the runtime's check reads of a bundle of the basic form, these bytes of files."""
     spec = decoder_spec(model, "C", recipe.compute)
+    basic = replace(spec, attributes={**spec.attributes, OPERATORS: BASIC})
     config: Any = SimpleNamespace(
-        engine="cpu",
+        engine=engine,
         files={"weights": SimpleNamespace(bytes=files)},
-        embeddings=SimpleNamespace(file="embeddings.bin"),
-        graphs={DECODER: SimpleNamespace(spec=spec)},
+        graphs={DECODER: SimpleNamespace(file="decoder.onnx", spec=basic)},
         model=model,
     )
     return Bundle(Path(), config)

@@ -38,25 +38,34 @@ class Need:
 
 
 def needed_memory(bundle: Bundle) -> int:
-    """Return about how many bytes it takes to answer with a bundle: weights, cache, program."""
-    engine = bundle.config.engine
-    weights = 0
-    for name, record in bundle.config.files.items():
-        in_engines = name.startswith(f"{ENGINE_FOLDER}/")
-        # Engines hold their own copy of the weights: the graphs are not loaded beside them.
-        if in_engines == (engine in FLAVOURS) or name == bundle.config.embeddings.file:
-            weights += record.bytes
+    """Return about how many bytes it takes to answer with a bundle: weights, cache, program.
+
+    The codec is counted, whatever runs it.
+    """
+    # Engines hold their own copy of the weights: the model's graphs are not loaded beside them.
+    is_engine = bundle.config.engine in FLAVOURS
+    graphs = {entry.file for entry in bundle.config.graphs.values()} if is_engine else set()
+    weights = sum(
+        record.bytes
+        for name, record in bundle.config.files.items()
+        if name.removesuffix(".data") not in graphs
+        and (is_engine or not name.startswith(f"{ENGINE_FOLDER}/"))
+    )
     return weights + cache_bytes(bundle) + PROGRAM_BYTES
 
 
 def cache_bytes(bundle: Bundle) -> int:
-    """Return the size of a full KV cache at the capacity that the runtime chooses."""
+    """Return the size of a full KV cache at the capacity that the runtime chooses.
+
+    Engines of basic operators have two that take turns.
+    """
     if DECODER not in bundle.config.graphs:
         return 0
     spec = bundle.config.graphs[DECODER].spec
     rows = min(DEFAULT_CAPACITY, bundle.config.model.max_position_embeddings)
     past = [tensor for tensor in spec.inputs if tensor.name.startswith("past_")]
-    return sum(t.bytes({d: rows for d in t.shape if isinstance(d, str)}) for t in past)
+    size = sum(t.bytes({d: rows for d in t.shape if isinstance(d, str)}) for t in past)
+    return 2 * size if bundle.config.engine in FLAVOURS and is_basic(spec) else size
 
 
 def bundle_needs(

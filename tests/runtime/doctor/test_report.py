@@ -23,6 +23,7 @@ from ttt_runtime.backends.requirements import (
     explain_bundle,
     needed_memory,
 )
+from ttt_runtime.bundle.basic_spec import BASIC, OPERATORS
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CodecEntry
 from ttt_runtime.cli import doctor as cli
@@ -59,6 +60,27 @@ def test_memory_is_weights_cache_and_program(bundle: Bundle) -> None:
     row_bytes = 4 * model.num_key_value_heads * model.head_dim
     assert cache_bytes(bundle) == 2 * model.num_hidden_layers * rows * row_bytes
     assert needed_memory(bundle) == files + cache_bytes(bundle) + needs.PROGRAM_BYTES
+
+
+@pytest.mark.parametrize("form", ["standard", "basic"])
+def test_an_engine_stands_for_the_graphs_and_the_codec_is_there_all_the_same(
+    bundle: Bundle, form: str
+) -> None:
+    """The codec of an engine's bundle went uncounted, and so did the second cache of basic ones."""
+    entry = bundle.config.graphs["decoder"]
+    record = bundle.config.files[entry.file]
+    attributes = {**entry.spec.attributes, **({OPERATORS: BASIC} if form == "basic" else {})}
+    entry = replace(entry, spec=replace(entry.spec, attributes=attributes))
+    files = {
+        **{name: replace(record, bytes=1) for name in (entry.file, f"{entry.file}.data")},
+        "engines/decoder.engine": replace(record, bytes=10**6),
+        "codec/speech_decoder.onnx": replace(record, bytes=10**7),
+        "embeddings.bin": replace(record, bytes=10**8),
+    }
+    config = replace(bundle.config, files=files, graphs={"decoder": entry})
+    engine = with_engine(Bundle(bundle.path, config), "tensorrt")
+    cache = cache_bytes(bundle) * (2 if form == "basic" else 1)
+    assert needed_memory(engine) == 111 * 10**6 + cache + needs.PROGRAM_BYTES
 
 
 def test_too_little_memory_is_told_with_both_numbers(bundle: Bundle) -> None:
