@@ -23,11 +23,14 @@ RUNTIME_LEVELS = (
     {"cli"},
 )
 LEAVES = {
+    "ttt_ref.bounded",
     "ttt_ref.config",
     "ttt_ref.errors",
     "ttt_ref.offline",
     "ttt_ref.package",
+    "ttt_ref.ranges",
     "ttt_ref.released",
+    "ttt_ref.schema",
     "ttt_ref.toml",
 }
 NEVER_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript", "accelerate", "safetensors"}

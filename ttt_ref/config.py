@@ -8,14 +8,25 @@ torch imports this module; keep it free of other imports.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
+from ttt_ref.bounded import shown
 from ttt_ref.errors import ConfigError
-
-T = TypeVar("T")
+from ttt_ref.ranges import (
+    Blocks,
+    Context,
+    Heads,
+    Layers,
+    Positive,
+    Temperature,
+    TokenId,
+    Tokens,
+    Vocabulary,
+    Width,
+)
+from ttt_ref.schema import OneOf, Range, build, check
 
 ARCHITECTURE = "Qwen2ForARDiffLM"
 
@@ -40,72 +51,29 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)  # type: ignore[arg-type]
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
-
-
-def _require_ints(owner: object, what: str, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        good = _is_int(value) and value >= least
-        _require(good, f"{what}: {name} must be an integer >= {least}, got {value!r}")
-
-
-def build_strict(cls: type[T], data: Mapping[str, Any], what: str) -> T:
-    """Make a dataclass of ``cls`` from a mapping; an unknown or missing key is a ConfigError."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{what}: expected a table of values, got {type(data).__name__}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        known = ", ".join(fields)
-        raise ConfigError(f"{what}: unknown key {', '.join(map(repr, unknown))}; known: {known}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in data
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{what}: missing key {', '.join(map(repr, missing))}")
-    return cls(**data)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of the Qwen2 decoder; names as in the released ``config.json``."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    vocab_size: int
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-6
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    num_key_value_heads: Heads
+    vocab_size: Vocabulary
+    rope_theta: Positive = 10000.0
+    rms_norm_eps: Positive = 1e-6
     tie_word_embeddings: bool = False
-    max_position_embeddings: int = 32768
-    initializer_range: float = 0.02
+    max_position_embeddings: Context = 32768
+    initializer_range: Positive = 0.02
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        more = ("num_key_value_heads", "vocab_size", "max_position_embeddings")
-        _require_ints(self, "model config", 1, *sizes, *more)
-        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
-            value = getattr(self, name)
-            good = _is_number(value) and value > 0
-            _require(good, f"model config: {name} must be a positive number, got {value!r}")
-        tie = self.tie_word_embeddings
-        _require(
-            isinstance(tie, bool),
-            f"model config: tie_word_embeddings must be true or false, got {tie!r}",
-        )
+        check(self, "model config")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             f"model config: hidden_size {self.hidden_size} is not divisible by "
@@ -136,7 +104,7 @@ class ModelConfig:
         if not isinstance(data, Mapping):
             raise ConfigError(f"model config: expected a table, got {type(data).__name__}")
         if "model_type" not in data and "architectures" not in data:
-            return build_strict(cls, data, "model config")
+            return build(cls, data, "model config")
         _refuse_other_mathematics(data)
         names = {field.name for field in dataclasses.fields(cls)}
         picked = {name: data[name] for name in names if name in data}
@@ -144,7 +112,7 @@ class ModelConfig:
         if "rope_theta" not in picked and isinstance(rope, Mapping) and "rope_theta" in rope:
             picked["rope_theta"] = rope["rope_theta"]
         picked.setdefault("num_key_value_heads", picked.get("num_attention_heads"))
-        config = build_strict(cls, picked, "config.json")
+        config = build(cls, picked, "config.json")
         head_dim = data.get("head_dim")
         _require(
             head_dim is None or head_dim == config.head_dim,
@@ -161,6 +129,10 @@ class ModelConfig:
 def _refuse_other_mathematics(data: Mapping[str, Any]) -> None:
     """Refuse a Hugging Face configuration that asks for a computation we do not implement."""
     architectures = data.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise ConfigError(
+            f"config.json: architectures is {shown(architectures)}; expected a list of names"
+        )
     if architectures and ARCHITECTURE not in architectures:
         raise ConfigError(
             f"config.json: architecture {', '.join(map(str, architectures))} is not supported; "
@@ -196,27 +168,26 @@ class TokenLayout:
     both end tokens, and embedding rows above them. All other ids, begin tokens included, are text.
     """
 
-    vocab_size: int
-    audio_start: int
-    code_offset: int
-    num_codes: int
-    mask_id: int
-    begin_of_audio_id: int
-    end_of_audio_id: int
-    begin_of_quad_id: int
-    end_of_audio_new_id: int
-    end_of_audio_span_last_id: int
-    im_start_id: int
-    im_end_id: int
-    pad_id: int
+    vocab_size: Vocabulary
+    audio_start: TokenId
+    code_offset: TokenId
+    num_codes: Vocabulary
+    mask_id: TokenId
+    begin_of_audio_id: TokenId
+    end_of_audio_id: TokenId
+    begin_of_quad_id: TokenId
+    end_of_audio_new_id: TokenId
+    end_of_audio_span_last_id: TokenId
+    im_start_id: TokenId
+    im_end_id: TokenId
+    pad_id: TokenId
 
     def __post_init__(self) -> None:
         tags = ("begin_of_audio_id", "end_of_audio_id", "begin_of_quad_id")
         text = (*tags, "im_start_id", "im_end_id", "pad_id")
         audio = ("mask_id", "end_of_audio_new_id", "end_of_audio_span_last_id")
         what = "token layout"
-        _require_ints(self, what, 0, "vocab_size", "audio_start", "code_offset", *text, *audio)
-        _require_ints(self, what, 1, "num_codes")
+        check(self, what)
         for name in (*text, *audio):
             value = getattr(self, name)
             _require(
@@ -331,7 +302,7 @@ class TokenLayout:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TokenLayout:
         """Read what :meth:`to_dict` wrote; unknown keys are refused."""
-        return build_strict(cls, data, "token layout")
+        return build(cls, data, "token layout")
 
     def to_dict(self) -> dict[str, int]:
         """Return all ids as a flat dictionary (goes into bundles)."""
@@ -384,38 +355,20 @@ class GenerationConfig:
             forbidden.
     """
 
-    max_gen_len: int = 512
-    diffusion_steps: int = 128
-    diffusion_gen_length: int = 256
-    block_length: int = 32
-    ar_temperature: float = 0.0
-    diffusion_temperature: float = 0.0
-    cfg_scale: float = 0.0
-    remasking: str = "low_confidence"
-    top_k: int | None = None
-    top_p: float | None = None
-    min_text_tokens_after_audio: int = 0
+    max_gen_len: Tokens = 512
+    diffusion_steps: Blocks = 128
+    diffusion_gen_length: Blocks = 256
+    block_length: Blocks = 32
+    ar_temperature: Temperature = 0.0
+    diffusion_temperature: Temperature = 0.0
+    cfg_scale: Annotated[float, Range(0, 1000)] = 0.0
+    remasking: Annotated[str, OneOf(*REMASKING)] = "low_confidence"
+    top_k: Tokens | None = None
+    top_p: Annotated[float, Range(0, 1)] | None = None
+    min_text_tokens_after_audio: Tokens = 0
 
     def __post_init__(self) -> None:
-        _require_ints(self, "generation", 0, "max_gen_len", "min_text_tokens_after_audio")
-        positive = ("diffusion_steps", "diffusion_gen_length", "block_length")
-        _require_ints(self, "generation", 1, *positive)
-        for name in ("ar_temperature", "diffusion_temperature", "cfg_scale"):
-            value = getattr(self, name)
-            good = _is_number(value) and value >= 0
-            _require(good, f"generation: {name} must be a number >= 0, got {value!r}")
-        _require(
-            self.top_k is None or (_is_int(self.top_k) and self.top_k >= 0),
-            f"generation: top_k must be an integer >= 0 or none, got {self.top_k!r}",
-        )
-        _require(
-            self.top_p is None or (_is_number(self.top_p) and 0 <= self.top_p <= 1),
-            f"generation: top_p must lie in 0..1 or be none, got {self.top_p!r}",
-        )
-        _require(
-            self.remasking in REMASKING,
-            f"generation: remasking must be one of {', '.join(REMASKING)}, got {self.remasking!r}",
-        )
+        check(self, "generation")
 
     @property
     def filters_text(self) -> bool:
@@ -455,7 +408,7 @@ class GenerationConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GenerationConfig:
         """Read a dictionary of options; absent ones keep their default, unknown are refused."""
-        return build_strict(cls, data, "generation")
+        return build(cls, data, "generation")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as a flat dictionary."""

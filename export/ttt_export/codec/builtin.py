@@ -23,11 +23,11 @@ from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.errors import ExportError
 from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
 from ttt_runtime.bundle.folder import BundleWriter
-from ttt_runtime.bundle.graph_spec import GraphSpec, TensorSpec
+from ttt_runtime.bundle.graph_spec import GraphSpec
 from ttt_runtime.bundle.manifest import CodecEntry, GraphEntry
 from ttt_runtime.codec.builtin.decoder import BuiltinDecoder
-from ttt_runtime.codec.builtin.load import DECODER_GRAPH, TOKENIZER_GRAPH
 from ttt_runtime.codec.builtin.params import DecoderParams, TokenizerParams
+from ttt_runtime.codec.builtin.specs import decoder_spec, tokenizer_spec
 from ttt_runtime.codec.builtin.tokenizer import BuiltinTokenizer
 
 OPSET = 20
@@ -73,33 +73,6 @@ class DecoderGraph(nn.Module):
             noise * gate,
             torch.cat(after, 0),
         )
-
-
-def tokenizer_spec(params: TokenizerParams) -> GraphSpec:
-    """Describe the tokenizer's graph; F = 4 S frames."""
-    bins = params.fft_samples // 2 + 1
-    return GraphSpec(
-        TOKENIZER_GRAPH,
-        (TensorSpec("power", "float32", (1, "F", bins)),),
-        (TensorSpec("ids", "int64", (1, "S")),),
-    )
-
-
-def decoder_spec(params: DecoderParams, state: tuple[int, int, int]) -> GraphSpec:
-    """Describe the decoder's graph; S codes, F = 4 S frames."""
-    bins = params.fft_samples // 2 + 1
-    return GraphSpec(
-        DECODER_GRAPH,
-        (TensorSpec("codes", "int64", (1, "S")), TensorSpec("past", "float32", state)),
-        (
-            TensorSpec("f0_hz", "float32", (1, "F")),
-            TensorSpec("voiced", "float32", (1, "F")),
-            TensorSpec("pulse_real", "float32", (1, "F", bins)),
-            TensorSpec("pulse_imag", "float32", (1, "F", bins)),
-            TensorSpec("noise_gain", "float32", (1, "F", bins)),
-            TensorSpec("present", "float32", state),
-        ),
-    )
 
 
 def tokenizer_params(tokenizer: SpeechTokenizer) -> TokenizerParams:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Final
 
-from ttt_ref.errors import BundleError
+from ttt_ref.bounded import shown
+from ttt_ref.errors import BundleError, ConfigError
+from ttt_ref.schema import Range, check
 from ttt_runtime.bundle.manifest import CodecEntry
 
 KEY: Final = "audio_front_end"
@@ -33,26 +35,18 @@ class InputSettings:
     """
 
     mix_channels: bool = True
-    level_db: float | None = -26.0
+    level_db: Annotated[float, Range(-60, 0)] | None = -26.0
     fill_band: bool = True
     trim: bool = True
-    shortest_s: float = 0.1
-    longest_s: float | None = None
+    shortest_s: Annotated[float, Range(0, 10)] = 0.1
+    longest_s: Annotated[float, Range(0.1, 3600)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no recording could meet."""
-        good = (
-            all(isinstance(v, bool) for v in (self.mix_channels, self.fill_band, self.trim))
-            and (self.level_db is None or _between(self.level_db, -60, 0))
-            and _between(self.shortest_s, 0, 10)
-            and (self.longest_s is None or _between(self.longest_s, 0.1, 3600))
-        )
-        if not good:
-            raise BundleError(
-                f"the bundle's {KEY} is {dataclasses.asdict(self)!r:.200}; expected true or false "
-                "for mix_channels, fill_band and trim, level_db -60 .. 0 or null, shortest_s "
-                "0 .. 10, longest_s 0.1 .. 3600 or null; export it again"
-            )
+        try:
+            check(self, f"the bundle's {KEY}")
+        except ConfigError as error:
+            raise BundleError(f"{error}; export it again") from None
 
     @classmethod
     def of_codec(cls, entry: CodecEntry | None) -> InputSettings:
@@ -63,15 +57,10 @@ class InputSettings:
         known = {f.name for f in dataclasses.fields(cls)}
         if not isinstance(asked, Mapping) or set(asked) - known:
             raise BundleError(
-                f"the bundle's {KEY} is {asked!r:.80}; expected a table of {', '.join(known)}; "
+                f"the bundle's {KEY} is {shown(asked)}; expected a table of {', '.join(known)}; "
                 "export it again or update ttt-edge"
             )
         return dataclasses.replace(defaults, **asked)
-
-
-def _between(value: Any, low: float, high: float) -> bool:
-    whole = isinstance(value, int | float) and not isinstance(value, bool)
-    return whole and low <= value <= high
 
 
 # First channel, level and silence as they are: what the GLM-4-Voice tokenizer was trained on.

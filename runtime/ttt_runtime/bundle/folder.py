@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Final, Literal
 
+from ttt_ref.bounded import CONFIG_BYTES, Unreadable, parse_json, read_bytes, shown
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_runtime.bundle.manifest import (
     CONFIG_NAME,
@@ -33,7 +34,6 @@ Verify = Literal["auto", "sizes", "hashes"]
 
 # "auto" hashes bundles up to this size: 64 MiB cost about 50 ms, the 3B model's 3 GB seconds.
 AUTO_HASH_BYTES = 64 * 2**20
-MAX_CONFIG_BYTES = 32 * 2**20
 _CHUNK_BYTES = 1 << 20
 
 
@@ -43,7 +43,8 @@ def check_relative(path: str) -> PurePosixPath:
     bad_part = any(part in ("", ".", "..") for part in path.split("/"))
     if pure.is_absolute() or bad_part or "\\" in path or ":" in path or "\0" in path:
         raise BundleError(
-            f"the bundle names the path {path!r}; only plain relative paths inside it are allowed"
+            f"the bundle names the path {shown(path)}; only plain relative paths inside it are "
+            "allowed"
         )
     return pure
 
@@ -100,7 +101,16 @@ class Bundle:
                 f"bundle {self.path.name} uses {relative!r} but does not list it under files; "
                 "export it again"
             )
-        path = (self.path / relative).resolve()
+        named = self.path / relative
+        try:
+            path = named.resolve()
+        except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+            path = named
+        if path == named and named.is_symlink():
+            raise BundleError(
+                f"bundle {self.path.name}: {relative!r} is a link to itself; copy the file into "
+                "the folder"
+            )
         if not path.is_relative_to(self.path):
             raise BundleError(
                 f"bundle {self.path.name}: {relative!r} is a link that leads out of the bundle; "
@@ -168,35 +178,35 @@ class Bundle:
 def _read_config(path: Path) -> BundleConfig:
     where = f"bundle {path.parent.name}"
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise BundleError(f"{where}: {CONFIG_NAME} is larger than 32 MiB; that is no bundle")
-        data: Any = json.loads(path.read_bytes())
+        data: Any = parse_json(read_bytes(path, CONFIG_BYTES, BundleError))
     except FileNotFoundError:
         raise BundleError(
             f"{path.parent} has no {CONFIG_NAME}, so it is not a bundle; "
             "give the folder that ttt-export wrote"
         ) from None
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Unreadable as reason:
         raise BundleError(
             f"{where}: {CONFIG_NAME} is cut short or damaged ({reason}); export it again"
         ) from None
     version = data.get("format_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BundleError(
-            f"{where} has format version {version}, this program reads up to {FORMAT_VERSION}; "
-            "update ttt-edge"
+            f"{where} has format version {shown(version)}, this program reads up to "
+            f"{FORMAT_VERSION}; update ttt-edge"
         )
     if isinstance(version, bool) or version != FORMAT_VERSION:
         raise BundleError(
-            f"{where}: format_version is {version!r}, expected {FORMAT_VERSION}; export it again"
+            f"{where}: format_version is {shown(version)}, expected {FORMAT_VERSION}; "
+            "export it again"
         )
     try:
         return BundleConfig.from_dict(data)
     except BundleError as error:
         raise BundleError(f"{where}: {error}") from None
-    except (ConfigError, TypeError, KeyError, AttributeError, ValueError) as error:
-        raise BundleError(f"{where}: {CONFIG_NAME} cannot be used: {error}") from None
+    except ConfigError as error:
+        raise BundleError(
+            f"{where}: {error}; the bundle was made by another version or is damaged"
+        ) from None
 
 
 class BundleWriter:

@@ -16,13 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from ttt_ref.bounded import shown
 from ttt_ref.config import ModelConfig
 from ttt_ref.errors import ConfigError
+from ttt_ref.ranges import Dimension, Name, Word
+from ttt_ref.schema import Length, OneOf, build, check
 
 CacheLayout = Literal["rows", "heads"]
 Dim = int | str
+DimName = Annotated[str, Length(1, 64)]
+MostTensors = Length(0, 4096)  # two for each of up to 1,024 layers, and a few more
 
 DECODER = "decoder"
 TEXT_HEAD = "text_head"
@@ -44,26 +49,13 @@ DTYPE_BYTES: Mapping[str, int] = {
 class TensorSpec:
     """Name, element type and shape of one graph input or output."""
 
-    name: str
-    dtype: str
-    shape: tuple[Dim, ...]
+    name: Name
+    dtype: Annotated[str, OneOf(*DTYPE_BYTES)]
+    shape: Annotated[tuple[Dimension | DimName, ...], Length(0, 8)]
 
     def __post_init__(self) -> None:
         """Refuse element types and dimensions that no graph of ours can have."""
-        if not self.name:
-            raise ConfigError("a tensor without a name; give every graph input and output one")
-        if self.dtype not in DTYPE_BYTES:
-            raise ConfigError(
-                f"tensor {self.name!r} has dtype {self.dtype!r}; expected one of "
-                f"{', '.join(DTYPE_BYTES)}"
-            )
-        for dim in self.shape:
-            bad_number = isinstance(dim, bool) or (isinstance(dim, int) and dim < 1)
-            if bad_number or not isinstance(dim, int | str) or dim == "":
-                raise ConfigError(
-                    f"tensor {self.name!r} has dimension {dim!r}; "
-                    "expected a positive number or a name"
-                )
+        check(self, f"tensor {shown(self.name)}")
 
     def resolve(self, dims: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape with every named dimension replaced by its number."""
@@ -86,10 +78,7 @@ class TensorSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
         """Read the JSON form; unknown or missing keys raise ConfigError."""
-        _check_keys("tensor", data, {"name", "dtype", "shape"})
-        if not isinstance(data["name"], str) or not isinstance(data["shape"], list):
-            raise ConfigError(f"tensor {data['name']!r}: name must be text and shape a list")
-        return cls(data["name"], data["dtype"], tuple(data["shape"]))
+        return build(cls, data, "tensor")
 
 
 @dataclass(frozen=True)
@@ -101,16 +90,19 @@ class GraphSpec:
     with `session.` (such as the accuracy level of 4/8-bit products).
     """
 
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    name: Name
+    inputs: Annotated[tuple[TensorSpec, ...], MostTensors]
+    outputs: Annotated[tuple[TensorSpec, ...], MostTensors]
+    attributes: Annotated[Mapping[str, bool | int | float | Word], Length(0, 64)] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        """Refuse two inputs, or two outputs, of one name."""
+        """Refuse what the ranges do not allow, and two inputs, or two outputs, of one name."""
+        check(self, f"graph {shown(self.name)}")
         for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
             names = [t.name for t in tensors]
-            for name in names:
+            for name in sorted(set(names)):
                 if names.count(name) > 1:
                     raise ConfigError(f"graph {self.name!r} has {kind} {name!r} twice")
 
@@ -134,15 +126,7 @@ class GraphSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GraphSpec:
         """Read the JSON form; unknown or missing keys raise ConfigError."""
-        _check_keys("graph", data, {"name", "inputs", "outputs", "attributes"})
-        if not isinstance(data["attributes"], dict):
-            raise ConfigError(f"graph {data['name']!r}: attributes must be a table")
-        return cls(
-            str(data["name"]),
-            tuple(TensorSpec.from_dict(t) for t in data["inputs"]),
-            tuple(TensorSpec.from_dict(t) for t in data["outputs"]),
-            dict(data["attributes"]),
-        )
+        return build(cls, data, "graph", complete=True)
 
 
 def _find(graph: str, kind: str, tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:
@@ -152,14 +136,6 @@ def _find(graph: str, kind: str, tensors: tuple[TensorSpec, ...], name: str) -> 
     raise ConfigError(
         f"graph {graph!r} has no {kind} {name!r}; it has {', '.join(t.name for t in tensors)}"
     )
-
-
-def _check_keys(what: str, data: Mapping[str, Any], keys: set[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"a {what} must be a table, not {type(data).__name__}")
-    if data.keys() != keys:
-        wrong = ", ".join(sorted(data.keys() ^ keys))
-        raise ConfigError(f"a {what} needs exactly the keys {', '.join(sorted(keys))}; see {wrong}")
 
 
 def past_names(num_layers: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from ttt_ref.errors import BundleError
 from ttt_runtime.backends.ort.session import SessionSettings
@@ -33,10 +34,8 @@ def codec_device(device: str) -> str:
     return place if place == "cpu" else f"{place}:{parsed.index}"
 
 
-def load_codec(
-    bundle: Bundle, device: str = "cpu", *, threads: int | None = None
-) -> tuple[SpeechTokenizer, SpeechDecoder]:
-    """Load the bundle's codec; see `codec_device` for where.
+def check_codec(bundle: Bundle) -> Any:
+    """Return the module of the bundle's codec, whose params were checked; no graph is loaded.
 
     Raises:
         BundleError: the bundle has no codec, one of an unknown type, or one with another code
@@ -54,12 +53,21 @@ def load_codec(
             f"{', '.join(_MODULES)}; update ttt-edge"
         )
     module = import_module(_MODULES[entry.type])
+    codes: int = module.check(bundle)
+    if codes != bundle.config.layout.num_codes:
+        raise BundleError(
+            f"bundle {bundle.config.name}: the codec has {codes} codes, the model "
+            f"{bundle.config.layout.num_codes}"
+        )
+    return module
+
+
+def load_codec(
+    bundle: Bundle, device: str = "cpu", *, threads: int | None = None
+) -> tuple[SpeechTokenizer, SpeechDecoder]:
+    """Load the bundle's codec; see `codec_device` for where. Errors: see `check_codec`."""
+    module = check_codec(bundle)
     tokenizer: SpeechTokenizer
     decoder: SpeechDecoder
     tokenizer, decoder = module.load(bundle, SessionSettings(codec_device(device), threads))
-    if tokenizer.num_codes != bundle.config.layout.num_codes:
-        raise BundleError(
-            f"bundle {bundle.config.name}: the codec has {tokenizer.num_codes} codes, the model "
-            f"{bundle.config.layout.num_codes}"
-        )
     return tokenizer, decoder

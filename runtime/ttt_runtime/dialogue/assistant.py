@@ -21,7 +21,7 @@ from ttt_runtime.audio.input_settings import InputSettings
 from ttt_runtime.audio.reader import Audio, is_silent
 from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.codec.base import SpeechDecoder, SpeechTokenizer
-from ttt_runtime.codec.factory import load_codec
+from ttt_runtime.codec.factory import check_codec, load_codec
 from ttt_runtime.decode.approximations import Approximations, Exactness
 from ttt_runtime.decode.deadline import DeadlineSchedule
 from ttt_runtime.decode.engine import Observer, SpeechEngine, both
@@ -144,6 +144,8 @@ class Assistant:
         """
         bundle = Bundle.open(path, verify)
         config = pick_preset(bundle, preset)
+        settings = InputSettings.of_codec(bundle.config.codec)
+        check_codec(bundle)  # before minutes of loading
         engine = SpeechEngine.from_bundle(
             bundle, device, exactness, fast=fast, threads=threads, verify=verify
         )
@@ -152,7 +154,7 @@ class Assistant:
         tokenizer, decoder = load_codec(bundle, device, threads=threads)
         room = room_for_history(engine.runner.capacity, config.max_gen_len, TURN_TOKENS)
         chain = InputChain(
-            InputSettings.of_codec(bundle.config.codec),
+            settings,
             tokenizer.sample_rate_hz,
             longest_s=max(room, 1) / tokenizer.frame_rate_hz,
         )

@@ -15,8 +15,8 @@ from ttt_runtime.backends.ort.session import GraphSession, SessionSettings
 from ttt_runtime.bundle.folder import BundleWriter
 from ttt_runtime.codec.builtin import tokenizer as tokenizer_module
 from ttt_runtime.codec.builtin.decoder import BuiltinDecoder
-from ttt_runtime.codec.builtin.load import DECODER_GRAPH, TOKENIZER_GRAPH
 from ttt_runtime.codec.builtin.params import DecoderParams, TokenizerParams
+from ttt_runtime.codec.builtin.specs import DECODER_GRAPH, TOKENIZER_GRAPH
 from ttt_runtime.codec.builtin.tokenizer import BuiltinTokenizer
 
 
