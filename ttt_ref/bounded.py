@@ -8,10 +8,12 @@ contents or one line that names the file. Standard library only: every package m
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from ttt_ref.errors import DataError, TttError
@@ -21,6 +23,7 @@ MIB: Final = 1 << 20
 CONFIG_BYTES: Final = 4 * MIB  # config.json and other small tables, TOML, run.json
 TOKENIZER_BYTES: Final = 64 * MIB  # the largest published tokenizers have 35 MB
 RECORDS_BYTES: Final = 1024 * MIB  # a file of training records that is read whole
+LINE_BYTES: Final = 64 * MIB
 MOST_DEPTH: Final = 64
 MOST_VALUES: Final = 200_000  # each may become an object of its own, of up to 100 bytes
 TOKENIZER_VALUES: Final = 2_000_000
@@ -50,6 +53,10 @@ _LONG_KEY: Final = re.compile(
 
 class Unreadable(ValueError):
     """Text that is not JSON or TOML within the limits; the message is a short reason."""
+
+
+class NotText(Unreadable):
+    """Bytes that are no text; the message goes on after the file's name and "is"."""
 
 
 def shown(value: object, width: int = _SHOWN) -> str:
@@ -120,9 +127,7 @@ def decode(data: bytes) -> str:
     try:
         return data.decode(name)
     except UnicodeDecodeError as error:
-        seen = f"byte 0x{data[error.start]:02x} at {error.start}" if data[error.start :] else "cut"
-        plain = name.removesuffix("-sig").upper()
-        raise Unreadable(f"not {plain} text, {seen}; save it as UTF-8") from None
+        raise NotText(_not_text(name, error)) from None
 
 
 def parse_json(
@@ -193,6 +198,8 @@ def read_json(
     """Return what a JSON file says; FileNotFoundError, or `error` in one line with `advice`."""
     try:
         return parse_json(read_bytes(path, most, error), most_values, strict=strict)
+    except NotText as reason:
+        raise error(f"{_name(path)} is {reason}") from None
     except Unreadable as reason:
         raise error(f"{_name(path)} is not valid JSON ({reason}){_after(advice)}") from None
 
@@ -207,6 +214,8 @@ def read_toml(
     """Return what a TOML file says; errors as `read_json`."""
     try:
         return parse_toml(read_bytes(path, most, error))
+    except NotText as reason:
+        raise error(f"{_name(path)} is {reason}") from None
     except Unreadable as reason:
         raise error(f"{_name(path)} is not valid TOML ({reason}){_after(advice)}") from None
 
@@ -222,9 +231,40 @@ def read_text(
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(
+    path: str | os.PathLike[str], most_line: int = LINE_BYTES, error: type[TttError] = DataError
+) -> Iterator[str]:
+    """Yield a text file's lines, which may be longer together than memory, none above `most_line`.
+
+    Raises:
+        TttError: as `read_text`; the line's number is named.
+    """
+    with open_plain(path, error) as file:
+        begin = file.read(4)
+        file.seek(0)
+        name = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8")
+        number = 1
+        try:
+            with io.TextIOWrapper(file, encoding=name) as text:
+                while line := text.readline(most_line):
+                    if len(line) == most_line:
+                        raise error(
+                            f"{_name(path)} line {number} is longer than {_size(most_line)}"
+                        )
+                    yield line
+                    number += 1
+        except UnicodeDecodeError as reason:
+            raise error(f"{_name(path)} is {_not_text(name, reason)}") from None
+
+
 def _name(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     return name if name.isprintable() else shown(name, 200)
+
+
+def _not_text(encoding: str, error: UnicodeDecodeError) -> str:
+    plain = encoding.removesuffix("-sig").upper()
+    return f"not {plain} text (byte 0x{error.object[error.start]:02x}); save it as UTF-8"
 
 
 def _after(advice: str) -> str:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ttt_ref.bounded import check_plain, shown
 from ttt_ref.config import ARCHITECTURE, ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError, ConfigError
 from ttt_ref.model import TttModel
@@ -60,8 +61,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def read_model_config(path: str | Path) -> ModelConfig:
     """Return the model's shape; CheckpointError for another architecture or a bad value."""
     config = read_config(path)
-    if ARCHITECTURE not in (config.get("architectures") or []):
-        found = ", ".join(map(str, config.get("architectures") or ["none"]))
+    named = config.get("architectures")
+    named = named if isinstance(named, list) and named else [named or "none"]
+    if ARCHITECTURE not in named:
+        found = shown(", ".join(map(str, named[:3])))
         raise CheckpointError(
             f"{path}: config.json names the architecture {found}; expected {ARCHITECTURE}"
         )
@@ -143,6 +146,7 @@ def load(
 def iter_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of all weights, file by file; CheckpointError if a file is damaged."""
     for file in weight_files(folder):
+        check_plain(file, CheckpointError)
         try:
             with safe_open(str(file), framework="pt", device="cpu") as shard:
                 for name in shard.keys():  # noqa: SIM118 (no mapping, it has no iterator)
@@ -160,6 +164,7 @@ def is_random(folder: Path) -> bool:
         CheckpointError: there are no weight files, or the first is damaged.
     """
     file = weight_files(folder)[0]
+    check_plain(file, CheckpointError)
     try:
         with safe_open(str(file), framework="pt", device="cpu") as shard:
             return RANDOM_MARK in (shard.metadata() or {})

@@ -6,8 +6,6 @@ writes them); nothing else is guessed.
 
 from __future__ import annotations
 
-import codecs
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,14 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from ttt_ref.batch import Example
+from ttt_ref.bounded import (
+    RECORDS_BYTES,
+    Unreadable,
+    check_plain,
+    parse_json,
+    read_json,
+    read_lines,
+)
 from ttt_ref.errors import DataError
 from ttt_ref.package import install_command
 from ttt_ref.preprocess import Encoder, PreprocessConfig
@@ -115,44 +121,8 @@ def read_sources(path: str | Path, rng: random.Random) -> list[Record]:
     return records
 
 
-# A UTF-32 mark begins with the UTF-16 one, so it is looked for first.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
-
-
-def _encoding(file: Path) -> str:
-    with file.open("rb") as opened:
-        begin = opened.read(4)
-    return next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8")
-
-
-def _not_text(file: Path, encoding: str, error: UnicodeError) -> DataError:
-    seen = ""
-    if isinstance(error, UnicodeDecodeError):
-        seen = f" (byte 0x{error.object[error.start]:02x})"
-    name = encoding.removesuffix("-sig").upper()
-    return DataError(f"{file} is not {name} text{seen}; save it as UTF-8")
-
-
-def _json_reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deep"
-    return error.msg if isinstance(error, json.JSONDecodeError) else str(error).split(";")[0]
-
-
 def _read_json(file: Path, errors: list[str]) -> list[Any]:
-    encoding = _encoding(file)
-    try:
-        content = json.loads(file.read_text(encoding=encoding))
-    except UnicodeError as error:
-        raise _not_text(file, encoding, error) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not valid JSON ({_json_reason(error)})") from None
+    content = read_json(file, RECORDS_BYTES, DataError, most_values=RECORDS_BYTES)
     if not isinstance(content, list):
         raise DataError(f"{file} must hold a list of records, got {type(content).__name__}")
     return content
@@ -160,19 +130,13 @@ def _read_json(file: Path, errors: list[str]) -> list[Any]:
 
 def _read_jsonl(file: Path, errors: list[str]) -> list[Any]:
     records: list[Any] = []
-    encoding = _encoding(file)
-    try:
-        with file.open(encoding=encoding) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    records.append(json.loads(line))
-                except (ValueError, RecursionError) as error:
-                    reason = _json_reason(error)
-                    errors.append(f"{file} line {number} is not valid JSON ({reason})")
-    except UnicodeError as error:
-        raise _not_text(file, encoding, error) from None
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(parse_json(line))
+        except Unreadable as reason:
+            errors.append(f"{file} line {number} is not valid JSON ({reason})")
     return records
 
 
@@ -185,6 +149,7 @@ def _read_parquet(file: Path, errors: list[str]) -> list[Any]:
         raise DataError(
             f"{file}: reading parquet needs pyarrow; {install_command('train')}"
         ) from None
+    check_plain(file)
     parquet: Any = pyarrow.parquet  # has no type information
     try:
         rows = parquet.read_table(file).to_pylist()
@@ -196,9 +161,8 @@ def _read_parquet(file: Path, errors: list[str]) -> list[Any]:
         for key in ("messages", "conversations"):
             if isinstance(record.get(key), str):
                 try:
-                    record[key] = json.loads(record[key])
-                except (ValueError, RecursionError) as error:
-                    reason = _json_reason(error)
+                    record[key] = parse_json(record[key])
+                except Unreadable as reason:
                     errors.append(
                         f"{file}: {key} of record {len(records)} is not valid JSON ({reason})"
                     )

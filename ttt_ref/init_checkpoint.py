@@ -7,11 +7,10 @@ tokens. Old rows stay as they are; new ones are drawn around the mean of the old
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
+from ttt_ref.bounded import check_plain
 from ttt_ref.checkpoint import (
     config_dict,
     iter_weights,
@@ -46,7 +46,7 @@ from ttt_ref.config import (
 from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
 from ttt_ref.hub import find_folder
 from ttt_ref.package import print_version
-from ttt_ref.tokenizer_files import load_tokenizer
+from ttt_ref.tokenizer_files import load_tokenizer, read_json
 
 BASE_ARCHITECTURE = "Qwen2ForCausalLM"
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -173,6 +173,7 @@ def _stored(base: Path, rows: int, known: int, hidden: int) -> tuple[dict[str, i
     sizes: dict[str, int] = {}
     dtype = torch.float32
     for file in weight_files(base):
+        check_plain(file, CheckpointError)
         try:
             with safe_open(str(file), framework="pt", device="cpu") as shard:
                 for name in shard.keys():  # noqa: SIM118 (no mapping, it has no iterator)
@@ -228,10 +229,7 @@ def _copy_tokenizer_config(base: Path, out: Path) -> None:
     file = base / "tokenizer_config.json"
     if not file.is_file():
         return
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again") from None
+    content = read_json(file)
     if isinstance(content, dict):
         content.pop("added_tokens_decoder", None)
         write_json(out / "tokenizer_config.json", content)

@@ -6,13 +6,14 @@ and a list of added tokens; from these the same Qwen2 tokenizer (NFC, byte-level
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from ttt_ref import bounded
+from ttt_ref.bounded import TOKENIZER_BYTES, TOKENIZER_VALUES, check_plain
 from ttt_ref.errors import CheckpointError
 
 # All that a checkpoint folder may carry; copied as they are when a model is saved.
@@ -36,11 +37,23 @@ _SPLIT = (
 def read_json(path: Path) -> Any:
     """Read a JSON file; CheckpointError if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return bounded.read_json(
+            path,
+            TOKENIZER_BYTES,
+            CheckpointError,
+            most_values=TOKENIZER_VALUES,
+            advice="download it again",
+        )
     except FileNotFoundError:
         raise CheckpointError(f"no {path.name} in {path.parent}; is this a checkpoint?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from None
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a table; CheckpointError if it does not."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no table of values; download it again")
+    return content
 
 
 def build_tokenizer(
@@ -78,7 +91,9 @@ def build_tokenizer(
 
 def _read_added_tokens(folder: Path) -> list[tuple[int, AddedToken]]:
     config_file = folder / "tokenizer_config.json"
-    entries = read_json(config_file).get("added_tokens_decoder", {}) if config_file.exists() else {}
+    entries = (
+        read_table(config_file).get("added_tokens_decoder", {}) if config_file.exists() else {}
+    )
     if entries:
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         return [
@@ -88,13 +103,19 @@ def _read_added_tokens(folder: Path) -> list[tuple[int, AddedToken]]:
             )
             for token_id, entry in entries.items()
         ]
-    names = read_json(folder / "added_tokens.json")
+    names = read_table(folder / "added_tokens.json")
     return [(i, AddedToken(t, normalized=False, special=True)) for t, i in names.items()]
 
 
 def _check_added_ids(tokenizer: Tokenizer, file: Path) -> None:
     """Refuse a file with gaps in its ids: the library would renumber the tokens silently."""
-    for entry in read_json(file).get("added_tokens", []):
+    entries = read_table(file).get("added_tokens") or []
+    whole = isinstance(entries, list) and all(
+        isinstance(e, dict) and isinstance(e.get("content"), str) and "id" in e for e in entries
+    )
+    if not whole:
+        raise CheckpointError(f"{file} has added_tokens without content or id; download it again")
+    for entry in entries:
         found = tokenizer.token_to_id(entry["content"])
         if found != entry["id"]:
             raise CheckpointError(
@@ -111,6 +132,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     complete = folder / "tokenizer.json"
     if complete.exists():
+        if check_plain(complete, CheckpointError) > TOKENIZER_BYTES:
+            raise CheckpointError(f"{complete} is larger than 64 MiB; that is no tokenizer")
         try:
             tokenizer = Tokenizer.from_file(str(complete))
         except Exception as error:  # the library raises bare Exception
@@ -123,14 +146,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(
             f"no tokenizer in {folder}; expected tokenizer.json, or vocab.json with merges.txt"
         )
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges_file = folder / "merges.txt"
+    lines = bounded.read_text(merges_file, TOKENIZER_BYTES, CheckpointError).splitlines()
     merges = []
     for line in lines:
         if not line or line.startswith("#version"):
             continue
         first, _, second = line.partition(" ")
         merges.append((first, second))
-    vocab = read_json(folder / "vocab.json")
+    vocab = read_table(folder / "vocab.json")
     try:
         return build_tokenizer(vocab, merges, _read_added_tokens(folder))
     except CheckpointError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ttt_export.weights import Float32Array, SafetensorsTensors, WeightSource, tensor
+from ttt_ref.bounded import read_json
 from ttt_ref.errors import CheckpointError
 
 CONFIG_FILE = "adapter_config.json"
@@ -66,13 +66,11 @@ class MergedWeights:
 def _read_adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, error=CheckpointError, advice="save the adapter again")
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {CONFIG_FILE}; --adapter wants a PEFT folder"
         ) from None
-    except ValueError:
-        raise CheckpointError(f"{path} is not valid JSON; save the adapter again") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise CheckpointError(f"{path}: peft_type is {kind!r}; only LORA adapters can be merged")

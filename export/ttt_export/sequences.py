@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 
 from ttt_export.cases import SequenceMaker
 from ttt_export.source import Checkpoint
+from ttt_ref.bounded import parse_json, read_lines
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import ExportError
 
@@ -83,18 +83,14 @@ def load_sequences(checkpoint: Checkpoint, path: Path | None = None, seed: int =
 
 
 def _read(path: Path, tokenizer: Tokenizer, layout: TokenLayout) -> list[IntArray]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ExportError(f"no file of sequences at {path}; check the path") from None
-    except UnicodeDecodeError:
-        raise ExportError(f"{path} is not text; expected JSON lines") from None
+    if not path.exists():
+        raise ExportError(f"no file of sequences at {path}; check the path")
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, error=ExportError), 1):
         if not line.strip():
             continue
         try:
-            ids = _ids_of(json.loads(line), tokenizer)
+            ids = _ids_of(parse_json(line), tokenizer)
         except (ValueError, KeyError, TypeError):
             raise ExportError(
                 f'{path} line {number} is neither {{"ids": [whole numbers]}} nor {{"messages": '

@@ -7,8 +7,8 @@ into a few GiB.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from ttt_ref.bounded import TOKENIZER_VALUES, Unreadable, open_plain, parse_json
 from ttt_ref.checkpoint import weight_files
 from ttt_ref.errors import CheckpointError
 
@@ -127,8 +128,8 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
     def damaged(why: str) -> CheckpointError:
         return CheckpointError(f"{path} is no whole safetensors file ({why}); download it again")
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_plain(path, CheckpointError) as file:
+        size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         if len(start) < 8:
             raise damaged(f"it has {size} bytes")
@@ -136,9 +137,9 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
         if length > min(MAX_HEADER_BYTES, size - 8):
             raise damaged(f"its header should have {length} bytes, the file has {size}")
         try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise damaged("its header is not JSON") from None
+            header = parse_json(file.read(length), TOKENIZER_VALUES)
+        except Unreadable as reason:
+            raise damaged(f"its header is not JSON: {reason}") from None
     if not isinstance(header, dict):
         raise damaged("its header is not a table")
     for name, info in header.items():

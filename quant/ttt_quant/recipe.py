@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ttt_quant.scheme import FLOAT_KINDS, Scheme
+from ttt_ref.bounded import read_toml
 from ttt_ref.errors import ConfigError
+from ttt_ref.ranges import AnyAmount, Name, Share, Word
+from ttt_ref.schema import Length, build, check
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "fp8")
 ENGINES = ("cpu", "cuda", "tensorrt", "rtx")
@@ -45,14 +47,11 @@ class Gates:
         min_agreement: smallest share of equal choices, of text and of revealed speech tokens.
     """
 
-    max_kl: float
-    min_agreement: float
+    max_kl: AnyAmount
+    min_agreement: Share
 
     def __post_init__(self) -> None:
-        if not self.max_kl >= 0:
-            raise ConfigError(f"gate max_kl is {self.max_kl!r}; expected a number >= 0")
-        if not 0 <= self.min_agreement <= 1:
-            raise ConfigError(f"gate min_agreement is {self.min_agreement!r}; expected 0 .. 1")
+        check(self, "gate")
 
 
 @dataclass(frozen=True)
@@ -141,47 +140,49 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Recipe:
         """Read a parsed TOML table; ConfigError names what is missing, unknown or wrong."""
-        known = {"name", "compute", "embeddings", "codec", "gates", "session", "rule"}
-        _only_keys(data, known, where)
-        for key in ("name", "compute", "embeddings", "gates", "rule"):
-            if key not in data:
-                raise ConfigError(f"{where}: {key!r} is missing")
-        if not isinstance(data["rule"], list):
-            raise ConfigError(f"{where}: rules are written as [[rule]] tables")
+        read = build(_Stored, data, where)
         return cls(
-            name=str(data["name"]),
-            compute=str(data["compute"]),
-            rules=tuple(_rule(entry, where) for entry in data["rule"]),
-            embeddings=str(data["embeddings"]),
-            gates=Gates(**_table(data["gates"], {f.name for f in fields(Gates)}, where)),
-            session={k: str(v) for k, v in dict(data.get("session", {})).items()},
-            codec=None if data.get("codec") is None else str(data["codec"]),
+            name=read.name,
+            compute=read.compute,
+            rules=tuple(
+                Rule(rule.match, Scheme(**{k: getattr(rule, k) for k in _SCHEME_KEYS}))
+                for rule in read.rule
+            ),
+            embeddings=read.embeddings,
+            gates=read.gates,
+            session={k: str(v) for k, v in read.session.items()},
+            codec=read.codec,
         )
 
 
-def _only_keys(data: Mapping[str, Any], known: set[str], where: str) -> None:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {data!r:.40}")
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+@dataclass(frozen=True)
+class _StoredRule:
+    """A `[[rule]]` table."""
+
+    match: Name
+    kind: str = Scheme.kind
+    block: int = Scheme.block
+    algorithm: str = Scheme.algorithm
+    symmetric: bool = Scheme.symmetric
+    whole_columns: bool = Scheme.whole_columns
 
 
-def _table(data: Mapping[str, Any], keys: set[str], where: str) -> dict[str, Any]:
-    _only_keys(data, keys, where)
-    missing = sorted(keys - set(data))
-    if missing:
-        raise ConfigError(f"{where}: {missing[0]!r} is missing")
-    return dict(data)
+_SCHEME_KEYS = tuple(f.name for f in fields(Scheme))
 
 
-def _rule(entry: Mapping[str, Any], where: str) -> Rule:
-    _only_keys(entry, {"match", *(f.name for f in fields(Scheme))}, f"{where}: rule")
-    values = dict(entry)
-    match = values.pop("match", None)
-    if not isinstance(match, str) or not match:
-        raise ConfigError(f"{where}: a rule needs a match pattern")
-    return Rule(match, Scheme(**values))
+@dataclass(frozen=True)
+class _Stored:
+    """A recipe file."""
+
+    name: Name
+    compute: str
+    embeddings: str
+    gates: Gates
+    rule: Annotated[tuple[_StoredRule, ...], Length(1, 10_000)]
+    codec: str | None = None
+    session: Annotated[Mapping[str, bool | int | float | Word], Length(0, 64)] = field(
+        default_factory=dict
+    )
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -189,12 +190,10 @@ def read_recipe(path: Path) -> Recipe:
     if not path.exists() and path.name == str(path) and (_FOLDER / f"{path}.toml").is_file():
         path = _FOLDER / f"{path}.toml"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path, error=ConfigError)
     except FileNotFoundError:
         ours = ", ".join(sorted(file.stem for file in _FOLDER.glob("*.toml")))
         raise ConfigError(f"no recipe file at {path}; ours are {ours}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return Recipe.from_dict(data, str(path))
 
 

@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttt_ref.bounded import RECORDS_BYTES, Unreadable, parse_json, read_text
 from ttt_ref.errors import DataError
 from ttt_ref.package import install_command
 
@@ -96,12 +96,7 @@ def _common_voice(folder: Path) -> Path | None:
 
 
 def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8, for example with iconv"
-        ) from None
+    return read_text(file, RECORDS_BYTES)
 
 
 def _first_line(file: Path) -> str:
@@ -134,9 +129,9 @@ def _json_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file} line {number} is not valid JSON ({error.msg})") from None
+            row = parse_json(line)
+        except Unreadable as reason:
+            raise DataError(f"{file} line {number} is not valid JSON ({reason})") from None
         if not isinstance(row, dict):
             raise DataError(f"{file} line {number} is no table but {type(row).__name__}")
         yield f"{file} line {number}", row

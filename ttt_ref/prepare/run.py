@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ttt_ref.bounded import read_json
 from ttt_ref.checkpoint import read_config, read_layout, write_json
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import AudioError, CodecError, ConfigError, DataError
@@ -183,8 +184,8 @@ def _open_work(work: Path, options: PrepareOptions) -> dict[str, tuple[list[int]
     plan = {"corpus": str(options.corpus.resolve()), "codec": str(options.codec.resolve())}
     work.mkdir(parents=True, exist_ok=True)
     file = work / PLAN_FILE
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        if json.loads(file.read_text(encoding="utf-8")) != plan:
+    with contextlib.suppress(FileNotFoundError, DataError):
+        if read_json(file) != plan:
             raise ConfigError(
                 f"{work} holds the unfinished work of another corpus or codec; remove it, or "
                 "choose another output folder"

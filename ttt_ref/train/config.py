@@ -8,30 +8,41 @@ shows all of it with explanations.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from ttt_ref.bounded import Unreadable, parse_toml, read_toml
 from ttt_ref.errors import ConfigError
+from ttt_ref.ranges import (
+    AnyAmount,
+    BatchTokens,
+    Context,
+    Heads,
+    Layers,
+    Positive,
+    SequenceTokens,
+    Share,
+    ShareBelowOne,
+    SomeSteps,
+    Steps,
+    Threads,
+    Width,
+)
+from ttt_ref.schema import Length, OneOf, Range, build
 
 T = TypeVar("T")
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SEMANTICS = ("corrected", "released")
+Semantics = Annotated[str, OneOf("corrected", "released")]
 OPTIMIZERS = ("adamw", "muon")
+Levels = Annotated[tuple[Annotated[int, Range(2, 1024)], ...], Length(0, 64)]
+Names = Annotated[tuple[str, ...], Length(0, 1000)]
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, f"{name} is {value!r}; expected one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -40,19 +51,19 @@ class ModelSection:
 
     checkpoint: str = ""
     tokenizer: str = ""
-    hidden_size: int = 256
-    intermediate_size: int = 704
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 4096
+    hidden_size: Width = 256
+    intermediate_size: Width = 704
+    num_hidden_layers: Layers = 6
+    num_attention_heads: Heads = 4
+    num_key_value_heads: Heads = 2
+    rope_theta: Positive = 10_000.0
+    rms_norm_eps: Positive = 1e-6
+    max_position_embeddings: Context = 4096
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
-    vocab_multiple: int = 1
-    audio_init: str = "normal"
-    fsq_levels: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
+    initializer_range: Positive = 0.02
+    vocab_multiple: Annotated[int, Range(1, 65536)] = 1
+    audio_init: Annotated[str, OneOf("normal", "fsq")] = "normal"
+    fsq_levels: Levels = (3, 3, 3, 3, 3, 3)
     config_extra: str = ""
 
     def __post_init__(self) -> None:
@@ -61,8 +72,6 @@ class ModelSection:
             "[model] needs exactly one of `checkpoint` (continue from weights) and `tokenizer` "
             "(fresh weights of the shape given in [model])",
         )
-        _one_of("model.audio_init", self.audio_init, ("normal", "fsq"))
-        _require(self.vocab_multiple >= 1, "model.vocab_multiple must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -70,29 +79,25 @@ class DataFile:
     """One file of examples in a released format (json, jsonl or parquet) and its share."""
 
     path: str
-    weight: float = 1.0
+    weight: Positive = 1.0
     name: str = ""
-
-    def __post_init__(self) -> None:
-        _require(self.weight > 0, f"data weight of {self.path} is {self.weight}; must be above 0")
 
 
 @dataclass(frozen=True)
 class BatchSection:
     """How examples become batches. Token counts are over all processes together."""
 
-    tokens_per_batch: int = 4096
-    max_length: int = 1024
-    pool_examples: int = 4096
+    tokens_per_batch: BatchTokens = 4096
+    max_length: SequenceTokens = 1024
+    pool_examples: Annotated[int, Range(1, 1 << 20)] = 4096
     cache_dir: str = ""
 
     def __post_init__(self) -> None:
         _require(
-            self.tokens_per_batch >= self.max_length > 1,
+            self.tokens_per_batch >= self.max_length,
             f"batch.tokens_per_batch is {self.tokens_per_batch}, batch.max_length "
             f"{self.max_length}; a batch must hold at least one example of full length",
         )
-        _require(self.pool_examples >= 1, "batch.pool_examples must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -102,48 +107,27 @@ class ObjectiveSection:
     ``span_overrun_prob`` is our own: see :func:`ttt_ref.train.transform.overrun_last_span`.
     """
 
-    unmasked_audio_prob: float = 0.1
-    prefix_preservation_ratio: float = 0.3
-    span_truncation_prob: float = 0.5
-    span_overrun_prob: float = 0.0
-    span_overrun_block: int = 32
-    text_loss_weight: float = 1.0
-    speech_loss_weight: float = 1.0
-    accumulation: str = "corrected"
-    prompt_lengths: str = "corrected"
-    truncation: str = "corrected"
-    masked_predictors: str = "corrected"
-
-    def __post_init__(self) -> None:
-        for name in (
-            "unmasked_audio_prob",
-            "prefix_preservation_ratio",
-            "span_truncation_prob",
-            "span_overrun_prob",
-        ):
-            value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, f"objective.{name} is {value}; expected 0 to 1")
-        _require(
-            self.span_overrun_block >= 2,
-            f"objective.span_overrun_block is {self.span_overrun_block}; expected 2 or more tokens",
-        )
-        for name in ("accumulation", "prompt_lengths", "truncation", "masked_predictors"):
-            _one_of(f"objective.{name}", getattr(self, name), SEMANTICS)
+    unmasked_audio_prob: Share = 0.1
+    prefix_preservation_ratio: Share = 0.3
+    span_truncation_prob: Share = 0.5
+    span_overrun_prob: Share = 0.0
+    span_overrun_block: SequenceTokens = 32
+    text_loss_weight: AnyAmount = 1.0
+    speech_loss_weight: AnyAmount = 1.0
+    accumulation: Semantics = "corrected"
+    prompt_lengths: Semantics = "corrected"
+    truncation: Semantics = "corrected"
+    masked_predictors: Semantics = "corrected"
 
 
 @dataclass(frozen=True)
 class AugmentSection:
     """Disturbance of the user's speech tokens; each example draws its own rate up to the limit."""
 
-    user_code_flip: float = 0.0
-    user_code_drop: float = 0.0
-    user_code_repeat: float = 0.0
-    flip_fsq_levels: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("user_code_flip", "user_code_drop", "user_code_repeat"):
-            value = getattr(self, name)
-            _require(0.0 <= value < 1.0, f"augment.{name} is {value}; expected 0 to below 1")
+    user_code_flip: ShareBelowOne = 0.0
+    user_code_drop: ShareBelowOne = 0.0
+    user_code_repeat: ShareBelowOne = 0.0
+    flip_fsq_levels: Levels = ()
 
     @property
     def active(self) -> bool:
@@ -155,28 +139,17 @@ class AugmentSection:
 class OptimizerSection:
     """AdamW or Muon, clipping, accumulation and the moving average of the weights."""
 
-    name: str = "adamw"
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    momentum: float = 0.95
-    max_grad_norm: float = 1.0
-    accumulation_steps: int = 1
+    name: Annotated[str, OneOf(*OPTIMIZERS)] = "adamw"
+    learning_rate: Annotated[float, Range(above=0, most=1000)] = 1e-3
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.98
+    eps: Share = 1e-8
+    weight_decay: AnyAmount = 0.05
+    momentum: ShareBelowOne = 0.95
+    max_grad_norm: AnyAmount = 1.0
+    accumulation_steps: Annotated[int, Range(1, 1 << 20)] = 1
     fused: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, OPTIMIZERS)
-        _require(self.learning_rate > 0, "optimizer.learning_rate must be above 0")
-        _require(self.accumulation_steps >= 1, "optimizer.accumulation_steps must be at least 1")
-        for name in ("beta1", "beta2", "momentum", "ema_decay"):
-            value = getattr(self, name)
-            _require(0.0 <= value < 1.0, f"optimizer.{name} is {value}; expected 0 to below 1")
-        for name in ("eps", "weight_decay"):
-            value = getattr(self, name)
-            _require(value >= 0.0, f"optimizer.{name} is {value}; expected 0 or more")
+    ema_decay: ShareBelowOne = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,21 +161,16 @@ class LoraSection:
     of the scale, alpha / rank.
     """
 
-    rank: int = 0
-    alpha: int = 32
-    dropout: float = 0.0
-    modules: tuple[str, ...] = (
+    rank: Annotated[int, Range(0, 1 << 16)] = 0
+    alpha: Annotated[int, Range(1, 1 << 20)] = 32
+    dropout: ShareBelowOne = 0.0
+    modules: Names = (
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     )
-    whole: tuple[str, ...] = ()
+    whole: Names = ()
 
     def __post_init__(self) -> None:
-        _require(self.rank >= 0, f"lora.rank is {self.rank}; expected 0 (none) or more")
-        _require(self.alpha > 0, f"lora.alpha is {self.alpha}; must be above 0")
-        _require(
-            0.0 <= self.dropout < 1.0, f"lora.dropout is {self.dropout}; expected 0 to below 1"
-        )
         _require(bool(self.modules), "lora.modules is empty; name at least one matrix")
 
 
@@ -210,37 +178,33 @@ class LoraSection:
 class ScheduleSection:
     """Warm-up by steps, then a cosine over steps or over minutes of training time."""
 
-    max_steps: int = 0
-    max_minutes: float = 0.0
-    warmup_steps: int = 200
-    min_lr_ratio: float = 0.02
+    max_steps: Steps = 0
+    max_minutes: AnyAmount = 0.0
+    warmup_steps: Steps = 200
+    min_lr_ratio: Share = 0.02
 
     def __post_init__(self) -> None:
         _require(
             self.max_steps > 0 or self.max_minutes > 0,
             "[schedule] needs max_steps or max_minutes above 0 (whichever ends first counts)",
         )
-        _require(0.0 <= self.min_lr_ratio <= 1.0, "schedule.min_lr_ratio must lie in 0 to 1")
 
 
 @dataclass(frozen=True)
 class CheckpointSection:
     """When the resumable state is written and how many are kept."""
 
-    every_minutes: float = 10.0
-    every_steps: int = 0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        _require(self.keep >= 1, "checkpoint.keep must be at least 1")
+    every_minutes: AnyAmount = 10.0
+    every_steps: Steps = 0
+    keep: SomeSteps = 2
 
 
 @dataclass(frozen=True)
 class EvaluationSection:
     """When and on how much held-out data the losses and accuracies are measured."""
 
-    every_steps: int = 500
-    max_examples: int = 256
+    every_steps: Steps = 500
+    max_examples: Annotated[int, Range(0, 1 << 30)] = 256
     at_end: bool = True
 
 
@@ -248,7 +212,7 @@ class EvaluationSection:
 class LogSection:
     """What is written while training runs."""
 
-    every_steps: int = 20
+    every_steps: Steps = 20
     tensorboard: bool = True
     progress: bool = True
 
@@ -265,10 +229,10 @@ class TrainConfig:
     data: tuple[DataFile, ...]
     schedule: ScheduleSection
     eval_data: tuple[DataFile, ...] = ()
-    seed: int = 1
-    precision: str = "auto"
-    threads: int = 0
-    master_weights: str = "fp32"
+    seed: Annotated[int, Range(0, (1 << 63) - 1)] = 1
+    precision: Annotated[str, OneOf(*PRECISIONS)] = "auto"
+    threads: Threads = 0
+    master_weights: Annotated[str, OneOf("fp32", "bf16")] = "fp32"
     gradient_checkpointing: bool = False
     skip_bad: bool = False
     batch: BatchSection = field(default_factory=BatchSection)
@@ -281,8 +245,6 @@ class TrainConfig:
     log: LogSection = field(default_factory=LogSection)
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("master_weights", self.master_weights, ("fp32", "bf16"))
         _require(
             not (self.lora.rank and self.model.tokenizer),
             "lora.rank is set, but [model] starts from fresh weights; give a `checkpoint`",
@@ -294,40 +256,9 @@ class TrainConfig:
         _require(len(self.data) > 0, "no training data; add at least one [[data]] with a path")
 
 
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Check one TOML value against a field's type and convert it. Errors: ConfigError."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where} is {value!r}; expected a list")
-        return tuple(_convert(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if origin in (typing.Union, types.UnionType):
-        raise AssertionError("union types are not used in the configuration")
-    if dataclasses.is_dataclass(kind):
-        _require(isinstance(value, dict), f"{where} is {value!r}; expected a table")
-        return from_mapping(typing.cast("type[Any]", kind), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where} is {value!r}; expected {kind.__name__}")
-    return value
-
-
 def from_mapping(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build a configuration dataclass from a mapping. Unknown or missing keys: ConfigError."""
-    hints = typing.get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    built: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            advice = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(hints)}"
-            raise ConfigError(f"unknown key `{prefix}{key}`; {advice}")
-        built[key] = _convert(value, hints[key], prefix + key)
-    for item in dataclasses.fields(typing.cast("Any", kind)):
-        needed = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if needed and item.name not in built:
-            raise ConfigError(f"missing key `{prefix}{item.name}`")
-    return kind(**built)
+    return build(kind, values, where)
 
 
 def _apply_override(values: dict[str, Any], text: str) -> None:
@@ -335,8 +266,8 @@ def _apply_override(values: dict[str, Any], text: str) -> None:
     name, equals, raw = text.partition("=")
     _require(bool(equals) and bool(name.strip()), f"--set {text!r}; expected key=value")
     try:
-        value = tomllib.loads(f"v = {raw}")["v"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"v = {raw}")["v"]
+    except Unreadable:
         value = raw
     *tables, last = name.strip().split(".")
     target = values
@@ -351,10 +282,7 @@ def read_config(path: Path, overrides: list[str] | None = None) -> TrainConfig:
 
     Relative paths inside the file are relative to the current folder, as typed by the user.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file ({error}); see example.toml") from error
+    values = read_toml(path, error=ConfigError, advice="see example.toml")
     for text in overrides or []:
         _apply_override(values, text)
     return from_mapping(TrainConfig, values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ttt_ref import checkpoint
+from ttt_ref.bounded import read_json
 from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import ConfigError
 from ttt_ref.model import TttModel
@@ -34,10 +34,7 @@ def make_start(section: ModelSection, seed: int) -> Start:
     """Read or initialise what `[model]` asks for. Errors: CheckpointError, ConfigError, OSError."""
     extra: dict[str, Any] = {}
     if section.config_extra:
-        try:
-            extra = json.loads(Path(section.config_extra).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{section.config_extra} is not JSON ({error})") from error
+        extra = read_json(section.config_extra, error=ConfigError)
         if not isinstance(extra, dict):
             raise ConfigError(f"{section.config_extra} holds no table of config.json keys")
     if section.checkpoint:

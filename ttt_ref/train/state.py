@@ -11,11 +11,15 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ttt_ref.errors import CheckpointError
+from ttt_ref.bounded import MIB, read_json, shown
+from ttt_ref.errors import CheckpointError, ConfigError
+from ttt_ref.ranges import Bytes, Steps
+from ttt_ref.schema import Length, Range, build
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -31,6 +35,33 @@ class RunState:
     processes: int
     position: dict[str, Any]
     config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _File:
+    sha256: Annotated[str, Length(64, 64)]
+    bytes: Bytes
+
+
+@dataclass(frozen=True)
+class _Position:
+    pool: Steps
+    cursors: Annotated[tuple[Steps, ...], Length(1, 10_000)]
+    batch: Steps
+    micro_step: Steps
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What `run.json` holds."""
+
+    format: int
+    step: Steps
+    elapsed_s: Annotated[float, Range(0, 1e10)]
+    processes: Annotated[int, Range(1, 1 << 20)]
+    position: _Position
+    config: Mapping[str, Any]
+    files: Mapping[str, _File]
 
 
 def folder_name(step: int) -> str:
@@ -80,30 +111,36 @@ def read_run(folder: Path) -> RunState:
     Errors: CheckpointError if a file is missing, cut short, altered or of another format.
     """
     advice = f"delete {folder} to resume from the checkpoint before it"
+    path = folder / RUN_FILE
     try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        found = content["format"]
+        content = read_json(path, 64 * MIB, CheckpointError, most_values=2_000_000, advice=advice)
+        found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
             raise CheckpointError(
-                f"{folder} has checkpoint format {found!r}, this program reads {FORMAT}; {advice}"
+                f"{folder} has checkpoint format {shown(found)}, this program reads {FORMAT}; "
+                f"{advice}"
             )
-        files: dict[str, dict[str, Any]] = content["files"]
-        state = RunState(
-            step=int(content["step"]),
-            elapsed_s=float(content["elapsed_s"]),
-            processes=int(content["processes"]),
-            position=dict(content["position"]),
-            config=dict(content["config"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        stored = build(_Stored, content, str(path))
+    except (OSError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {advice}") from error
+    if folder_name(stored.step) != folder.name or not stored.files:
         raise CheckpointError(
-            f"{folder / RUN_FILE} cannot be read ({type(error).__name__}); {advice}"
-        ) from error
-    for name, expected in files.items():
+            f"{path} is of step {stored.step} with {len(stored.files)} files, its folder is called "
+            f"{folder.name}; {advice}"
+        )
+    position = stored.position
+    state = RunState(
+        stored.step,
+        stored.elapsed_s,
+        stored.processes,
+        {**asdict(position), "cursors": list(position.cursors)},
+        dict(stored.config),
+    )
+    for name, expected in stored.files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"checkpoint {folder} has lost its file {name}; {advice}")
-        if path.stat().st_size != expected["bytes"] or _digest(path) != expected["sha256"]:
+        if path.stat().st_size != expected.bytes or _digest(path) != expected.sha256:
             raise CheckpointError(
                 f"{path} is damaged (its size or SHA-256 differs from {RUN_FILE}); {advice}"
             )

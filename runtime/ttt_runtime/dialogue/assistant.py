@@ -145,7 +145,8 @@ class Assistant:
         bundle = Bundle.open(path, verify)
         config = pick_preset(bundle, preset)
         settings = InputSettings.of_codec(bundle.config.codec)
-        check_codec(bundle)  # before minutes of loading
+        if bundle.config.codec is not None:
+            check_codec(bundle)  # before minutes of loading
         engine = SpeechEngine.from_bundle(
             bundle, device, exactness, fast=fast, threads=threads, verify=verify
         )

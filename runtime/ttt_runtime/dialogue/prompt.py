@@ -10,7 +10,6 @@ ever spans two of them. Speech stands in a content as <|begin_of_audio|> codes <
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from ttt_ref.bounded import read_json, read_toml
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_ref.released import ADDED_NOTE, NO_SPEAK, is_released, prompts_or_released
-from ttt_ref.toml import tomllib
 from ttt_runtime.bundle.folder import Bundle
 
 Task = Literal["answer", "transcribe", "speak", "ask", "chat"]
@@ -103,13 +102,8 @@ def read_prompts(path: Path) -> dict[str, Any]:
         ConfigError: not TOML or JSON in UTF-8, or a table that the runtime would refuse.
         OSError: the file cannot be read.
     """
-    is_json = path.suffix == ".json"
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if is_json else tomllib.loads(text)
-    except ValueError as error:  # of TOML, of JSON and of UTF-8
-        kind = "JSON" if is_json else "TOML"
-        raise ConfigError(f"{path} is not a {kind} file in UTF-8 ({error})") from None
+    read = read_json if path.suffix == ".json" else read_toml
+    content = read(path, error=ConfigError)
     if not isinstance(content, dict) or not content:
         raise ConfigError(f'{path} holds no prompts; expected [system] with task = "text" lines')
     if all(isinstance(value, str) for value in content.values()):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.bounded import Unreadable, parse_json, read_text
 from ttt_ref.errors import ConfigError
 
 EXIT_REGRESSION: Final = 3
@@ -23,12 +24,10 @@ def read_baseline(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is no profile, or has figures that none can have.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; give a profile")
+    lines = read_text(path, MAX_BYTES, ConfigError).strip().splitlines()
     try:
-        lines = path.read_text().strip().splitlines()
-        document = json.loads(lines[-1] if lines else "")
-    except ValueError:
+        document = parse_json(lines[-1] if lines else "", strict=False)
+    except Unreadable:
         document = None
     advice = f"make one with: ttt-profile BUNDLE -o json > {path}"
     if not _is_profile(document):

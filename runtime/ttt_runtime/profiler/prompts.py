@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ttt_ref.bounded import read_text
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
 from ttt_runtime.audio.reader import read_question
@@ -58,10 +59,7 @@ def said_prompts(
         ConfigError: no text in the file.
     """
     builder = PromptBuilder.from_bundle(bundle)
-    try:
-        texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is no text; give one question a line") from None
+    texts = [line.strip() for line in read_text(file, error=ConfigError).splitlines()]
     prompts = []
     for text in filter(None, texts):
         speak = builder.conversation("speak") + builder.user_turn(builder.encode_plain(text))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.bounded import read_json, read_text
 from ttt_ref.errors import ConfigError
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.profiler.trace import write_whole
@@ -39,10 +40,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
-        state = json.loads(path.read_text())
-    except ValueError:
-        state = None
+    state = read_json(path, error=ConfigError, advice="give another --state file", strict=False)
     if not isinstance(state, dict):
         raise ConfigError(f"{path} is no JSON table; give another --state file")
     return state
@@ -86,10 +84,7 @@ def rewrite_table(path: Path, table: str) -> None:
 
 def _parts(path: Path) -> tuple[str, str]:
     """Return what stands before and behind the marks."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no text; give a Markdown file") from None
+    text = read_text(path, error=ConfigError)
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -30,17 +30,20 @@ def test_the_example_file_is_valid_and_complete() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimiser": {}}, "unknown key `optimiser`; did you mean `optimizer`"),
-        ({"optimizer": {"learnin_rate": 1.0}}, "unknown key `optimizer.learnin_rate`; did you"),
-        ({"optimizer": {"learning_rate": "high"}}, "learning_rate is 'high'; expected float"),
-        ({"seed": True}, "seed is True; expected int"),
+        ({"optimiser": {}}, "unknown key 'optimiser'; did you mean 'optimizer'"),
+        ({"optimizer": {"learnin_rate": 1.0}}, "unknown key 'optimizer.learnin_rate'; did you"),
+        ({"optimizer": {"learning_rate": "high"}}, "learning_rate is 'high'; expected a number"),
+        ({"seed": True}, "seed is True; expected a whole number"),
         ({"precision": "int8"}, "precision is 'int8'"),
         ({"data": []}, "no training data"),
         ({"schedule": {}}, "max_steps or max_minutes"),
         ({"objective": {"accumulation": "wrong"}}, "objective.accumulation is 'wrong'"),
         ({"model": {}}, "exactly one of `checkpoint`"),
         ({"batch": {"tokens_per_batch": 10}}, "at least one example"),
-        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum is 1.0; expected 0 to below 1"),
+        (
+            {"optimizer": {"momentum": 1.0}},
+            "optimizer.momentum is 1.0; expected at least 0 and below 1",
+        ),
         ({"optimizer": {"momentum": -0.1}}, "optimizer.momentum is -0.1"),
         ({"optimizer": {"momentum": float("nan")}}, "optimizer.momentum is nan"),
         ({"optimizer": {"beta2": 1.0}}, "optimizer.beta2 is 1.0"),
@@ -58,7 +61,7 @@ def test_wrong_configurations_are_refused(
 def test_missing_key_is_named(world: Path) -> None:
     values = settings(world, world)
     del values["output_dir"]
-    with pytest.raises(ConfigError, match="missing key `output_dir`"):
+    with pytest.raises(ConfigError, match="missing key 'output_dir'"):
         from_mapping(TrainConfig, values)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from ttt_ref.bounded import read_json
 from ttt_ref.errors import BundleError
 from ttt_runtime.bundle.folder import sha256_of
 from ttt_runtime.bundle.manifest import FileRecord
@@ -173,16 +174,12 @@ def read_stamp(engine: Path) -> EngineStamp:
     """Read the stamp beside an engine file; BundleError if there is none or it is damaged."""
     path = stamp_path(engine)
     try:
-        if path.stat().st_size > MAX_STAMP_BYTES:
-            raise BundleError(f"{path.name} is larger than 1 MiB; that is no stamp")
-        data = json.loads(path.read_bytes())
+        data = read_json(path, MAX_STAMP_BYTES, BundleError, advice="build the engine again")
     except FileNotFoundError:
         raise BundleError(
             f"engine {engine.name} has no stamp {path.name}, so nothing says what it is; "
             "build it again"
         ) from None
-    except (ValueError, RecursionError):
-        raise BundleError(f"{path.name} is no JSON; build the engine again") from None
     return EngineStamp.from_dict(data, path.name)
 
 
