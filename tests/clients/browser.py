@@ -57,7 +57,7 @@ def wait(page: Page, condition: str, seconds: float = 30.0) -> None:
 
 def picture(page: Page, folder: Path | None, name: str) -> None:
     if folder is not None:
-        page.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
+        page.screenshot(path=folder / f"{name}.png")
 
 
 def hands_free(page: Page, pictures: Path | None) -> None:
@@ -149,6 +149,14 @@ def main() -> None:
         page.goto(f"{options.url}/profile")
         page.wait_for_selector("#figures tr")
         picture(page, options.pictures, "page_profile")
+        narrow = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="light")
+        phone = narrow.new_page()
+        phone.goto(options.url)
+        phone.click("#samples button")
+        wait(phone, "document.querySelector('#turns li .timing')")
+        overflow = "document.documentElement.scrollWidth > innerWidth"
+        assert not phone.evaluate(overflow), "the page is wider than a phone"
+        picture(phone, options.pictures, "page_narrow")
         outside = [url for url in asked if not url.startswith((options.url, "data:", "blob:"))]
         assert not outside, outside
         assert not problems, problems

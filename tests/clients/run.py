@@ -37,6 +37,7 @@ class Served:
     url: str
     wyoming: str
     folder: Path
+    pictures: Path | None = None
 
 
 def python(name: str, *packages: str) -> Path:
@@ -97,7 +98,8 @@ def browser(served: Served) -> None:
     if not Path("/usr/bin/chromium").is_file():
         raise SystemExit("browser: /usr/bin/chromium is missing (Debian: apt install chromium)")
     env = python("browser", "playwright", "soundfile", "soxr", "numpy")
-    run(env, HERE / "browser.py", served.url, QUESTION)
+    pictures = ["--pictures", served.pictures] if served.pictures else []
+    run(env, HERE / "browser.py", served.url, QUESTION, *pictures)
 
 
 CLIENTS: dict[str, Callable[[Served], None]] = {
@@ -110,7 +112,7 @@ QUICK = ("openai", "agents", "wyoming", "browser")
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Served]:
+def server(pictures: Path | None = None) -> Iterator[Served]:
     """Run the server while the block runs."""
     paths = [str(ROOT / name) for name in ("export", "runtime", "quant", ".")]
     command = [sys.executable, "-c", "from ttt_runtime.cli.server import main; main()"]
@@ -128,7 +130,7 @@ def server() -> Iterator[Served]:
             lines = [process.stdout.readline() for _ in range(2)]
             url, where = (line.split(": ", 1)[-1].strip() for line in lines)
             time.sleep(1.0)
-            yield Served(url.rstrip("/"), where.removeprefix("tcp://"), Path(folder))
+            yield Served(url.rstrip("/"), where.removeprefix("tcp://"), Path(folder), pictures)
         finally:
             process.terminate()
             process.wait(30)
@@ -141,9 +143,11 @@ def main() -> None:
     """Run the clients that are named; exit code 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(QUICK), choices=[*CLIENTS, []])
+    parser.add_argument("--pictures", type=Path, help="the browser's screenshots go there")
+    options = parser.parse_args()
     failed = []
-    for name in parser.parse_args().names:
-        with server() as served:
+    for name in options.names:
+        with server(options.pictures) as served:
             try:
                 CLIENTS[name](served)
             except (subprocess.SubprocessError, OSError) as error:

@@ -39,13 +39,18 @@ def load_assistant(options: Options, task: Task) -> Assistant:
         threads=options.threads,
         overlap=options.overlap,
     )
-    for note in (assistant.engine.runner.note, assistant.prompts.note):
-        if note:
-            print(f"note: {note}", file=sys.stderr)
+    print_notes(assistant)
     if options.system is not None:
         assistant.prompts.replace_system(task, options.system)
     assistant.prompts.prompts.system_text(task)
     return assistant
+
+
+def print_notes(assistant: Assistant) -> None:
+    """Say on standard error what the bundle and this machine leave to be desired."""
+    for note in (assistant.engine.runner.note, assistant.prompts.note):
+        if note:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def shipped_or(bundle: Path | None) -> Path:

@@ -14,7 +14,7 @@ from typing import Final
 from ttt_ref.errors import ConfigError
 from ttt_ref.package import install_command
 from ttt_runtime.bundle.folder import Bundle
-from ttt_runtime.cli.assistant_run import shipped_or
+from ttt_runtime.cli.assistant_run import print_notes, shipped_or
 from ttt_runtime.dialogue.assistant import Assistant
 from ttt_runtime.server.options import Limits, ServerOptions
 
@@ -77,6 +77,7 @@ def run_server(options: Options) -> None:
     assistant = Assistant.from_bundle(
         folder, options.device, preset=options.preset, threads=options.threads, interleaved=True
     )
+    print_notes(assistant)
     state = make_state(assistant, name, server_options)
 
     async def serve() -> None:
