@@ -64,7 +64,7 @@ def try_all() -> None:
     root = unpack(SUITES[11], "aarch64", FOLDER)
     site = FOLDER / "site"
     if not (site / "onnxruntime").is_dir():
-        root.install(site, [line for line in requirements(None) if "matplotlib" not in line])
+        root.install(site, requirements(None, ["cpu"]))
     sources = [ROOT / name for name in ("export", "runtime", "quant", ".")]
     settings = {**root.environment(*sources, site), "TTT_KERNELS_FOLDER": str(kernels)}
     here = json.loads(checked([sys.executable, "-m", "tests.arm", "--answer", "cpu"]))

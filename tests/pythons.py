@@ -1,10 +1,10 @@
 """Run the runtime's tests on other Pythons: ``python -m tests.pythons 3.10:1.20.1 3.14``.
 
 Each argument is a version of Python, and an onnxruntime where another than the newest is wanted.
-`release.interpreters` finds them. Each gets an environment of its own under build/pythons
-with what `pip install ttt-edge[cpu]` brings, pytest and matplotlib; tests that need more are left
-out there. First a bundle of basic operators is exported here, which every one of them must decode
-to the golden ids. With `--if-there` a Python that cannot be had is named and passed over.
+`release.interpreters` finds them. Each gets an environment of its own under build/pythons with what
+`pip install ttt-edge[cpu,server,plot]` brings, and pytest; tests that need more are left out. First
+a bundle of basic operators is exported here, which every one of them must decode to the golden ids.
+With `--if-there` a Python that cannot be had is named and passed over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from release.interpreters import empty_environment, find_python
@@ -21,18 +22,20 @@ from tests.conftest import golden_folder
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "pythons"
 BUNDLE = FOLDER / "basic-bundle"
+EXTRAS = ("cpu", "server", "plot")
 PATHS = os.pathsep.join(["export", "runtime", "quant", "."])
 # xdist's options are not there, and the runtime must not warn on any version.
 PYTEST = ["-m", "pytest", "-o", "addopts=-q --strict-markers --import-mode=importlib"]
 
 
-def requirements(onnxruntime: str | None) -> list[str]:
-    """Return what an environment gets: the package's own list, one onnxruntime, the test tools."""
+def requirements(onnxruntime: str | None, extras: Sequence[str] = EXTRAS) -> list[str]:
+    """Return what an environment gets: the package's own lists, pytest, an onnxruntime if named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    engine = project["optional-dependencies"]["cpu"]
+    lines = [line for name in extras for line in project["optional-dependencies"][name]]
     if onnxruntime is not None:
-        engine = [f"onnxruntime=={onnxruntime}"]
-    return [*project["dependencies"], *engine, "pytest>=8,<10", "matplotlib>=3.9,<4"]
+        lines.append(f"onnxruntime=={onnxruntime}")
+        lines = [line for line in lines if not line.startswith("onnxruntime>")]
+    return [*project["dependencies"], *lines, "pytest>=8,<10"]
 
 
 def export_bundle() -> None:

@@ -177,5 +177,13 @@ def test_what_a_board_runs_knows_python_3_10():
         assert name not in younger or module(path) == "ttt_ref.toml", f"{path} imports {name}"
 
 
+def test_asyncio_times_out_by_its_own_error():
+    """Up to Python 3.10 that is not the builtin TimeoutError: slow clients were never let go."""
+    for path in sorted(PACKAGES["ttt_runtime"].rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not {"asyncio", "TimeoutError"} <= names, f"{path}: say asyncio.TimeoutError"
+
+
 def module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -143,3 +143,5 @@ def test_environments_get_what_the_package_asks_for() -> None:
     assert "onnxruntime==1.20.1" in pinned
     assert any(line.startswith("onnxruntime>=") for line in newest)
     assert any(line.startswith("numpy") for line in newest)
+    assert not any(line.startswith("onnxruntime>") for line in pinned)
+    assert not any("starlette" in line for line in pythons.requirements(None, ["cpu"]))

@@ -20,6 +20,12 @@ def version_line() -> str:
     return f"{DISTRIBUTION} {found.version}"
 
 
+def installed_version() -> str:
+    """Return the version alone; "0" where the project runs from its sources."""
+    found = _distribution()
+    return "0" if found is None else found.version
+
+
 def print_version(chosen: bool) -> None:
     """Print the version and leave, if it was chosen: the callback of an option `--version`."""
     if chosen:

@@ -54,3 +54,4 @@ def test_version(monkeypatch, capsys):
     assert capsys.readouterr().out == "ttt-edge 1.2.3\n"
     monkeypatch.setattr(package, "_distribution", lambda: None)
     assert "not installed" in package.version_line()
+    assert package.installed_version() == "0"

@@ -52,7 +52,8 @@ class SileroDetector:
             ) from None
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.use_per_session_threads = True
+        if hasattr(options, "use_per_session_threads"):  # older ones share none
+            options.use_per_session_threads = True
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ def build_app(state: ServerState) -> Gate:
     handlers: dict[Any, Any] = {
         HTTPException: _http_error,
         TttError: _own_error,
-        TimeoutError: _too_slow,
+        asyncio.TimeoutError: _too_slow,
         Exception: _own_error,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)

@@ -59,5 +59,5 @@ class Pace:
         while not ended.is_set() and (seconds := self.wait_seconds) > 0:
             try:
                 await asyncio.wait_for(ended.wait(), seconds)
-            except TimeoutError:
+            except asyncio.TimeoutError:
                 continue

@@ -81,7 +81,7 @@ class WyomingConnection:
                 continue
             try:
                 await handler(event.data, event.payload or b"")
-            except (OSError, TimeoutError):
+            except (OSError, asyncio.TimeoutError):
                 raise
             except Exception as error:
                 told = as_api_error(error)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from importlib.metadata import version
 from typing import Any
 
 from wyoming.info import AsrModel, AsrProgram, Attribution, Info, TtsProgram, TtsVoice
 
+from ttt_ref.package import installed_version
 from ttt_runtime.server.errors import as_api_error
 from ttt_runtime.server.listen import listen
 from ttt_runtime.server.state import ServerState
@@ -28,7 +28,7 @@ def describe(state: ServerState) -> Info:
     common: dict[str, Any] = {
         "attribution": maker,
         "installed": True,
-        "version": version("ttt-edge"),
+        "version": installed_version(),
     }
     name = state.model_name
     model = AsrModel(name, description=name, languages=["en"], **common)
@@ -95,7 +95,7 @@ class WyomingServer:
         self._tasks.add(task)
         try:
             await WyomingConnection(state, describe(state), reader, writer).run()
-        except (OSError, TimeoutError):
+        except (OSError, asyncio.TimeoutError):
             logger.debug("a Wyoming client left or was too slow")
         except Exception as error:
             told = as_api_error(error)
