@@ -23,6 +23,8 @@ from ttt_quant.recipe import Recipe, default_recipe
 from ttt_ref.config import ModelConfig
 from ttt_ref.random_weights import LIKES, Like
 from ttt_runtime.backends.requirements import gib, needed_memory
+from ttt_runtime.backends.tensorrt.api import FLAVOURS
+from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER
 from ttt_runtime.bundle.basic_spec import BASIC, OPERATORS
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.graph_spec import DECODER, decoder_spec
@@ -54,7 +56,8 @@ def sized(like: str, precision: str, engine: str) -> Sized:
     bundle_bytes = plan_export(_shape_of(shape, model), recipe).bundle_bytes
     table = model.vocab_size * model.hidden_size * _element_bytes(recipe.embeddings)
     codec = CODEC_BYTES["int8" if recipe.codec == "int8" else "fp16"]
-    memory = needed_memory(_described(model, recipe, engine, bundle_bytes + int(codec)))
+    files = {"decoder.onnx": bundle_bytes - table, "embeddings.bin": table, "codec/all": int(codec)}
+    memory = needed_memory(_described(model, recipe, engine, precision, files))
     return Sized(model, bundle_bytes - table, table, memory)
 
 
@@ -64,13 +67,18 @@ def _shape_of(shape: Like, model: ModelConfig) -> Checkpoint:
     return cast(Checkpoint, SimpleNamespace(model=model, layout=layout))
 
 
-def _described(model: ModelConfig, recipe: Recipe, engine: str, files: int) -> Bundle:
-    """Return what the runtime's check reads of a bundle of the basic form, these bytes of files."""
+def _described(
+    model: ModelConfig, recipe: Recipe, engine: str, precision: str, files: dict[str, int]
+) -> Bundle:
+    """Return what the runtime's check reads of a bundle of the basic form with these files."""
     spec = decoder_spec(model, "C", recipe.compute)
     basic = replace(spec, attributes={**spec.attributes, OPERATORS: BASIC})
+    if engine in FLAVOURS:
+        files = {f"{ENGINE_FOLDER}/all": files.pop("decoder.onnx"), **files}
     config: Any = SimpleNamespace(
         engine=engine,
-        files={"weights": SimpleNamespace(bytes=files)},
+        precision=precision,
+        files={name: SimpleNamespace(bytes=size) for name, size in files.items()},
         graphs={DECODER: SimpleNamespace(file="decoder.onnx", spec=basic)},
         model=model,
     )
@@ -84,15 +92,24 @@ def _element_bytes(dtype: str) -> int:
 def memory_table() -> list[str]:
     """Return what each model needs and which boards hold it, as Markdown."""
     lines = [
-        f"| model | needs | {' | '.join(f'{size} GB' for size in MEMORY_GIB)} |",
-        f"| --- | ---: |{' --- |' * len(MEMORY_GIB)}",
+        f"| model | engine | CPU | {' | '.join(f'{size} GB' for size in MEMORY_GIB)} |",
+        f"| --- | ---: | ---: |{' --- |' * len(MEMORY_GIB)}",
     ]
     for size, like in SIZES.items():
         for precision in ("int4", "int8", "fp16"):
-            needs = max(sized(like, precision, e).memory_bytes for e in ("tensorrt", "cpu"))
-            fits = ["yes" if needs <= g * 2**30 * USABLE else "no" for g in MEMORY_GIB]
-            lines.append(f"| {size} {precision} | {gib(needs)} | {' | '.join(fits)} |")
+            needs = [sized(like, precision, name).memory_bytes for name in ("tensorrt", "cpu")]
+            fits = [_fits(needs, memory * 2**30 * USABLE) for memory in MEMORY_GIB]
+            shown = " | ".join(map(gib, needs))
+            lines.append(f"| {size} {precision} | {shown} | {' | '.join(fits)} |")
     return lines
+
+
+def _fits(needs: list[int], usable: float) -> str:
+    """Say which of engine and CPU find enough memory."""
+    engine, cpu = (need <= usable for need in needs)
+    return {(True, True): "yes", (True, False): "engine", (False, True): "CPU"}.get(
+        (engine, cpu), "no"
+    )
 
 
 def estimate_ms(board: Board, model: Sized, rows: int) -> tuple[float, str]:

@@ -26,6 +26,7 @@ from ttt_runtime.machine.versions import (
 
 # Beside weights and cache: the interpreter, onnxruntime itself and the activations.
 PROGRAM_BYTES: Final = 200 * 2**20
+CODEC_FOLDER: Final = "codec"
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,18 @@ def needed_memory(bundle: Bundle) -> int:
 
     The codec is counted, whatever runs it.
     """
-    # Engines hold their own copy of the weights: the model's graphs are not loaded beside them.
     is_engine = bundle.config.engine in FLAVOURS
-    graphs = {entry.file for entry in bundle.config.graphs.values()} if is_engine else set()
-    weights = sum(
-        record.bytes
-        for name, record in bundle.config.files.items()
-        if name.removesuffix(".data") not in graphs
-        and (is_engine or not name.startswith(f"{ENGINE_FOLDER}/"))
-    )
+    graphs = {entry.file for entry in bundle.config.graphs.values()}
+    # The CPU multiplies float32 only: onnxruntime keeps such a copy of 16-bit weights.
+    copies = 2 if bundle.config.engine == "cpu" and bundle.config.precision == "fp16" else 1
+    weights = 0
+    for name, record in bundle.config.files.items():
+        is_graph = name.removesuffix(".data") in graphs
+        # Engines hold their own copy of the weights: the model's graphs are not loaded beside them.
+        is_unread = is_graph if is_engine else name.startswith(f"{ENGINE_FOLDER}/")
+        is_widened = is_graph or name.startswith(f"{CODEC_FOLDER}/")
+        if not is_unread:
+            weights += record.bytes * (copies if is_widened else 1)
     return weights + cache_bytes(bundle) + PROGRAM_BYTES
 
 

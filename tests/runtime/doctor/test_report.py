@@ -83,6 +83,16 @@ def test_an_engine_stands_for_the_graphs_and_the_codec_is_there_all_the_same(
     assert needed_memory(engine) == 111 * 10**6 + cache + needs.PROGRAM_BYTES
 
 
+def test_the_cpu_keeps_float32_copies_of_16_bit_weights(bundle: Bundle) -> None:
+    wide = {entry.file for entry in bundle.config.graphs.values()}
+    files = bundle.config.files.items()
+    graphs = sum(record.bytes for name, record in files if name.removesuffix(".data") in wide)
+    assert graphs > 0
+    more = needed_memory(with_engine(bundle, "cpu", "fp16")) - needed_memory(bundle)
+    assert more == graphs
+    assert needed_memory(with_engine(bundle, "cuda", "fp16")) == needed_memory(bundle)
+
+
 def test_too_little_memory_is_told_with_both_numbers(bundle: Bundle) -> None:
     poor = Memory(2**33, 100 * 2**20, 0)
     last = bundle_needs(bundle, memory=poor)[-1]
