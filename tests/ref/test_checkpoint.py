@@ -192,7 +192,7 @@ def drop_token(folder):
         (drop_token, r"gives <\|audio\|> the id 262, .* would get 261"),
         (rename_token, r"has no <\|begin_of_quad\|>"),
         (lambda f: edit_config(f, architectures=["Qwen2ForCausalLM"]), "expected Qwen2ForARDiffLM"),
-        (lambda f: edit_config(f, architectures="remove"), "architecture none"),
+        (lambda f: edit_config(f, architectures="remove"), "architecture 'none'"),
         (lambda f: edit_config(f, hidden_size="wide"), "hidden_size"),
         (lambda f: edit_config(f, vocab_size=329), "outside the 329 embedding rows"),
         (lambda f: edit_config(f, mask_token=5), "mask_token is 5"),

@@ -1,7 +1,7 @@
 """Sound files in: any format, rate and number of channels that libsndfile reads, within limits.
 
-A file is read in pieces of one second, mixed to one channel and resampled as it comes (or as the
-speech tokenizer asks), so memory follows the limit and never the file.
+A file is read in pieces of at most one second, mixed to one channel and resampled as it comes (or
+as the speech tokenizer asks), so memory follows the limit and never the file.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ MAX_SECONDS: Final = 60.0
 MAX_STDIN_BYTES: Final = 256 * 2**20
 MIN_RATE_HZ: Final = 1000
 MAX_RATE_HZ: Final = 768_000
+MAX_CHANNELS: Final = 64
+# Samples of all channels: in one file, and in memory at once (beside the one channel kept).
+MAX_SAMPLES: Final = 1 << 30
+_PIECE_SAMPLES: Final = 1 << 20
 # Peak below which nothing was said: -60 dB of full scale, after removing a constant offset.
 SILENCE_PEAK: Final = 1e-3
 
@@ -180,16 +184,18 @@ def _read(
                 f"{name} has a sample rate of {source_hz} Hz; expected {MIN_RATE_HZ} .. "
                 f"{MAX_RATE_HZ} Hz"
             )
-        limit = int(max_seconds * source_hz)
+        if sound.channels > MAX_CHANNELS:
+            raise AudioError(f"{name} has {sound.channels} channels; expected up to {MAX_CHANNELS}")
+        limit = min(int(max_seconds * source_hz), MAX_SAMPLES // sound.channels)
         if sound.frames > limit and sound.frames < 2**62:  # a pipe's header may say "unknown"
-            raise AudioError(_too_long(name, sound.frames / source_hz, max_seconds))
+            raise AudioError(_too_long(name, sound.frames / source_hz, limit / source_hz))
         sums = ChannelSums(sound.channels)
         channel = 0 if hear is not None else None
         resample_hz = source_hz if hear is not None else rate_hz
 
         def read(channel: int | None) -> list[Audio]:
             try:
-                return _pieces(sound, name, resample_hz, limit, max_seconds, channel, sums)
+                return _pieces(sound, name, resample_hz, limit, channel, sums)
             except soundfile.SoundFileError as error:
                 reason = _reason(error)
                 raise AudioError(f"{name} breaks off or is damaged ({reason})") from None
@@ -231,7 +237,6 @@ def _pieces(
     name: str,
     rate_hz: int,
     limit: int,
-    max_seconds: float,
     channel: int | None,
     sums: ChannelSums,
 ) -> list[Audio]:
@@ -242,10 +247,11 @@ def _pieces(
         resampler = soxr.ResampleStream(source_hz, rate_hz, 1, dtype="float32", quality="HQ")
     pieces: list[Audio] = []
     seen = 0
-    while len(block := sound.read(source_hz, dtype="float32", always_2d=True)):
+    frames = max(1, min(source_hz, _PIECE_SAMPLES // sound.channels))
+    while len(block := sound.read(frames, dtype="float32", always_2d=True)):
         seen += len(block)
         if seen > limit:
-            raise AudioError(_too_long(name, None, max_seconds))
+            raise AudioError(_too_long(name, None, limit / source_hz))
         if not np.isfinite(block).all():
             raise AudioError(f"{name} holds NaN or infinite samples; it is damaged, export it anew")
         if channel is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ttt_ref.errors import BundleError, TttError
 from ttt_runtime.backends.base import Floats
 from ttt_runtime.backends.kv_cache import KvCache
-from ttt_runtime.backends.ort.session import GraphSession
+from ttt_runtime.backends.ort.session import GraphSession, first_line
 from ttt_runtime.bundle.gqa_spec import is_gqa
 from ttt_runtime.bundle.graph_spec import TensorSpec
 
@@ -37,7 +37,8 @@ def run_bound(session: GraphSession, binding: Any) -> None:
     try:
         session.ort_session.run_with_iobinding(binding)
     except Exception as error:  # onnxruntime has no base class for its errors
-        raise TttError(f"onnxruntime failed in graph {session.spec.name}: {error}") from error
+        reason = first_line(error)
+        raise TttError(f"onnxruntime failed in graph {session.spec.name}: {reason}") from error
 
 
 class BoundForward:

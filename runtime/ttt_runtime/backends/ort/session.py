@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from ttt_ref.bounded import check_plain, shown
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
 from ttt_ref.package import install_command
 from ttt_runtime.backends.ort.integer_products import OPTION, needs_unsigned_weights
@@ -176,6 +177,12 @@ def check_device(device: str) -> str:
     return provider
 
 
+def first_line(error: Exception) -> str:
+    """Return what a library's error says first, on one line and not without end."""
+    lines = str(error).strip().splitlines()
+    return shown(lines[0], 300)[1:-1] if lines else type(error).__name__
+
+
 class GraphSession:
     """One loaded graph, checked against its spec."""
 
@@ -188,13 +195,14 @@ class GraphSession:
         """
         ort = import_onnxruntime()
         provider = check_device(settings.device)
+        check_plain(path, BundleError)
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is said in our error
         if needs_unsigned_weights(path):
             options.add_session_config_entry(*OPTION)
         for key, value in spec.attributes.items():
             if key in SESSION_ATTRIBUTES:
-                options.add_session_config_entry(key, str(value))
+                self._set_option(options, key, str(value), path.name)
             elif "." in key:
                 raise BundleError(
                     f"graph {path.name} asks for the session option {key!r}, which is not one of "
@@ -224,8 +232,7 @@ class GraphSession:
                     enable_fallback=0,  # or a failing provider is replaced without a word
                 )
         except Exception as error:  # onnxruntime has no base class for its errors
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
-            raise BundleError(f"graph {path.name} cannot be loaded: {reason}") from None
+            raise BundleError(f"graph {path.name} cannot be loaded: {first_line(error)}") from None
         if recording is not None:
             recording.add(self.ort_session)
         active = self.ort_session.get_providers()
@@ -241,8 +248,19 @@ class GraphSession:
             check_provider_assignment(self.ort_session, path.name, device)
         self.spec = spec
         self.device = settings.device
+        self._file = path.name
         self._output_names = [t.name for t in spec.outputs]
         self._check(path.name)
+
+    @staticmethod
+    def _set_option(options: Any, key: str, value: str, file: str) -> None:
+        try:
+            options.add_session_config_entry(key, value)
+        except Exception as error:  # onnxruntime has no base class for its errors
+            raise BundleError(
+                f"graph {file}: the session option {key} is {shown(value)}, which onnxruntime "
+                f"refuses: {first_line(error)}"
+            ) from None
 
     def _check(self, file: str) -> None:
         session = self.ort_session
@@ -275,7 +293,29 @@ class GraphSession:
         self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
     ) -> list[NDArray[Any]]:
         """Run with arrays in, arrays out (all outputs of the spec, or those named)."""
-        result: list[NDArray[Any]] = self.ort_session.run(
-            list(outputs) if outputs is not None else self._output_names, dict(feeds)
-        )
+        names = list(outputs) if outputs is not None else self._output_names
+        try:
+            result: list[NDArray[Any]] = self.ort_session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime has no base class for its errors
+            raise BundleError(f"graph {self._file} failed: {first_line(error)}") from None
+        self._check_sizes(feeds, dict(zip(names, result, strict=True)))
         return result
+
+    def _check_sizes(
+        self, feeds: Mapping[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Hold what a graph gave to its spec; a dimension's name has one size in a run."""
+        sizes: dict[str, int] = {}
+        for tensor in (*self.spec.inputs, *self.spec.outputs):
+            array = feeds.get(tensor.name, results.get(tensor.name))
+            if array is None:
+                continue
+            wanted = [
+                sizes.setdefault(d, n) if isinstance(d, str) else d
+                for d, n in zip(tensor.shape, array.shape, strict=False)
+            ]
+            if list(array.shape) != wanted:
+                raise BundleError(
+                    f"graph {self._file} gave {tensor.name} {list(array.shape)}, its spec says "
+                    f"{list(tensor.shape)}; export the bundle again"
+                )

@@ -47,8 +47,6 @@ class BuiltinDecoder:
         self.params = params
         self.session = session
         state = session.spec.input("past").shape
-        if not all(isinstance(d, int) for d in state):
-            raise BundleError(f"the speech decoder's state has the shape {state}; export it again")
         self.state_shape = tuple(int(d) for d in state)
 
     @property
@@ -118,6 +116,16 @@ class BuiltinDecoderStream:
         f0, voiced, real, imag, hiss, self._state = self._decoder.session.run(
             {"codes": codes[None], "past": self._state}, OUTPUTS
         )
+        frames = 4 * len(codes)
+        if f0.shape[1] != frames:
+            raise BundleError(
+                f"the speech decoder gave {f0.shape[1]} frames for {len(codes)} tokens; expected "
+                f"{frames}; export the bundle again"
+            )
+        if not all(np.isfinite(values).all() for values in (f0, voiced, real, imag, hiss)):
+            raise BundleError(
+                "the speech decoder gave numbers that are not finite; export it again"
+            )
         late = min(self._late_frames, f0.shape[1])
         self._late_frames -= late
         f0, voiced = f0[0, late:], voiced[0, late:]

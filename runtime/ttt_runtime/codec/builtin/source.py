@@ -41,7 +41,7 @@ class PulseSource:
         self._phase = float(angle[-1])
         if not gain.any():
             return np.zeros(len(f0), np.float32)
-        count = np.floor(self._rate / 2 / f0)
+        count = np.floor(self._rate / 2 / np.maximum(f0, 1e-3))
         half = np.sin(angle / 2)
         small = np.abs(half) < 1e-7
         kernel = np.sin((count + 0.5) * angle) / (2 * np.where(small, 1.0, half)) - 0.5

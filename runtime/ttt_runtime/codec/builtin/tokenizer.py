@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ttt_ref.errors import AudioError, CodecError
+from ttt_ref.errors import AudioError, BundleError, CodecError
 from ttt_runtime.backends.ort.session import GraphSession
 from ttt_runtime.codec.base import Audio, Codes
 from ttt_runtime.codec.builtin.params import TokenizerParams
@@ -104,6 +104,12 @@ class BuiltinTokenizer:
     def run(self, audio: Audio) -> Codes:
         """Encode whole tokens of audio [S * code_samples], zero outside, to ids [S]."""
         ids: Codes = self._session.run({"power": self._spectra(audio)}, ["ids"])[0][0]
+        tokens = len(audio) // self.params.code_samples
+        if len(ids) != tokens or (tokens and not 0 <= ids.min() <= ids.max() < self.num_codes):
+            raise BundleError(
+                f"the speech tokenizer gave {len(ids)} tokens for {tokens}, or some outside its "
+                f"{self.num_codes} codes; export the bundle again"
+            )
         return ids
 
 
