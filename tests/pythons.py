@@ -49,11 +49,12 @@ def run_tests(interpreter: str, name: str, onnxruntime: str | None) -> int:
     """Make the environment of an interpreter and run the tests; returns their exit status."""
     folder = FOLDER / name.replace(":", "-")
     python, finished = folder / "bin" / "python", folder / "finished"
-    if not finished.is_file():
+    wanted = requirements(onnxruntime)
+    if not finished.is_file() or finished.read_text(encoding="utf-8") != "\n".join(wanted):
         empty_environment(interpreter, folder)
-        install = [str(python), "-m", "pip", "install", "--quiet", *requirements(onnxruntime)]
+        install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
         subprocess.run(install, check=True)
-        finished.touch()
+        finished.write_text("\n".join(wanted), encoding="utf-8")
     shown = "import platform, onnxruntime; print(platform.python_version(), "
     shown += "'with onnxruntime', onnxruntime.__version__, flush=True)"
     subprocess.run([str(python), "-c", shown], check=True)

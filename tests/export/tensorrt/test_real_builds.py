@@ -21,6 +21,7 @@ from ttt_export.tensorrt.request import BuildOptions, build_request
 from ttt_quant.scheme import Scheme
 from ttt_ref.config import ModelConfig
 from ttt_ref.errors import DeviceError, ExportError, TttError
+from ttt_ref.random_weights import random_checkpoint
 from ttt_runtime.backends.tensorrt.api import Backend, load_backend
 from ttt_runtime.backends.tensorrt.loader import deserialize, find_bundle_engine, find_engine
 from ttt_runtime.backends.tensorrt.stamp import AHEAD_OF_TIME, read_stamp
@@ -230,6 +231,23 @@ def test_a_whole_basic_export_holds_engines(
     bundle = Bundle.open(tmp_path / "bundle", verify="hashes")
     for name in ("decoder", "text_head", "speech_head"):
         assert find_bundle_engine(bundle, name, backend, None).stamp.identity.graph == name
+
+
+@pytest.mark.slow
+def test_engines_of_half_a_billion_weights_in_basic_operators(
+    tmp_path: Path, backend: Backend
+) -> None:
+    """The shape of Qwen2.5-0.5B in int4, all profiles, validation and gates' measures included."""
+    random_checkpoint(tmp_path / "checkpoint", "qwen2.5-0.5b")
+    options = ExportOptions(
+        precision="int4", engine="rtx", cache_rows=1024, max_kl=1e9, min_agreement=0.0, form="basic"
+    )
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", options=options)
+    bundle = Bundle.open(tmp_path / "bundle", verify="hashes")
+    for name in ("decoder", "text_head", "speech_head"):
+        engine = find_bundle_engine(bundle, name, backend, None)
+        stored = bundle.config.files[f"{name}.onnx.data"].bytes
+        assert engine.path.stat().st_size == pytest.approx(stored, rel=0.25), name
 
 
 @pytest.mark.parametrize("basic", [False, True], ids=["standard", "basic"])
