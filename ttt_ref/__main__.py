@@ -2,9 +2,9 @@
 
 import sys
 
-from ttt_ref.train.cli import main
+from ttt_ref.launch import launch
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    main()
+    launch("ttt_ref.train.cli")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,7 @@ from ttt_ref.bounded import check_plain, shown
 from ttt_ref.config import ARCHITECTURE, ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError, ConfigError
 from ttt_ref.model import TttModel
+from ttt_ref.outputs import staged
 from ttt_ref.tokenizer_files import TOKENIZER_FILES, load_tokenizer, read_json
 
 SINGLE_FILE = "model.safetensors"
@@ -336,12 +335,5 @@ def staged_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists already; choose another name or overwrite")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp makes it private
+    with staged(target, folder=True) as staging:
         yield staging
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

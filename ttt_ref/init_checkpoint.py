@@ -28,6 +28,7 @@ from ttt_ref.checkpoint import (
     write_json,
     write_weights,
 )
+from ttt_ref.command_line import run_app
 from ttt_ref.config import (
     AUDIO_MARKER,
     BEGIN_OF_AUDIO,
@@ -45,7 +46,6 @@ from ttt_ref.config import (
 )
 from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
 from ttt_ref.hub import find_folder
-from ttt_ref.package import print_version
 from ttt_ref.tokenizer_files import load_tokenizer, read_json
 
 BASE_ARCHITECTURE = "Qwen2ForCausalLM"
@@ -235,6 +235,10 @@ def _copy_tokenizer_config(base: Path, out: Path) -> None:
         write_json(out / "tokenizer_config.json", content)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def _command(
     base: Annotated[str, typer.Argument(help="Qwen2.5 checkpoint: folder, or hub name.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -251,15 +255,6 @@ def _command(
         bool, typer.Option("--local-files-only", help="Use downloaded files only.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            is_eager=True,
-            callback=print_version,
-            help="Show the version and exit.",
-        ),
-    ] = False,
 ) -> None:
     """Make a Text-to-Talk checkpoint of a plain Qwen2.5 one: its vocabulary with speech tokens."""
     with exit_on_error():
@@ -275,7 +270,7 @@ def _command(
 
 def main() -> None:
     """Entry point of ``ttt-init``."""
-    typer.run(_command)
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ttt_ref.config import (
     PAD,
 )
 from ttt_ref.errors import ConfigError, DataError
+from ttt_ref.streams import unencodable
 
 # A span is cut only if longer than this, and never below this many tokens.
 UNCUT_SPAN_TOKENS = 10
@@ -192,6 +193,8 @@ class Encoder:
         return before + begin + decoded
 
     def _encode(self, text: str) -> list[int]:
+        if half := unencodable(text):
+            raise DataError(f"a text holds half a character ({half}); write the file in UTF-8")
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ttt_ref.checkpoint import RANDOM_MARK, config_dict, staged_folder, write_json, write_weights
 from ttt_ref.codec.glm4voice.random_weights import write_codec
+from ttt_ref.command_line import run_app
 from ttt_ref.config import (
     AUDIO_MARKER,
     BEGIN_OF_AUDIO,
@@ -40,7 +41,6 @@ from ttt_ref.config import (
 from ttt_ref.errors import CheckpointError, ConfigError, exit_on_error
 from ttt_ref.model import TttModel
 from ttt_ref.noise import NoiseConfig
-from ttt_ref.package import print_version
 from ttt_ref.tokenizer_files import build_tokenizer
 
 SHARD_BYTES = 1_000_000_000
@@ -305,6 +305,10 @@ def _write_tokenizer_config(folder: Path, tokenizer: Tokenizer, config: ModelCon
     write_json(folder / "special_tokens_map.json", names)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def _command(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     like: Annotated[str, typer.Option(help=f"Shape: {', '.join(LIKES)}.")] = "tiny",
@@ -314,15 +318,6 @@ def _command(
         typer.Option(help=f"{', '.join(DTYPES)}; default float32 for tiny, else bfloat16."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            is_eager=True,
-            callback=print_version,
-            help="Show the version and exit.",
-        ),
-    ] = False,
     codec: Annotated[
         Path | None,
         typer.Option(
@@ -374,7 +369,7 @@ def _progress_bar() -> Progress:
 
 def main() -> None:
     """Entry point of ``ttt-random``."""
-    typer.run(_command)
+    run_app(app)
 
 
 if __name__ == "__main__":

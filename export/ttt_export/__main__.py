@@ -2,9 +2,9 @@
 
 import sys
 
-from ttt_export.cli import main
+from ttt_ref.launch import launch
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    main()
+    launch("ttt_export.cli")

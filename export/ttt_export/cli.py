@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttt_quant.recipe import ENGINES, PRECISIONS
+from ttt_ref.command_line import run_app
+from ttt_ref.outputs import write_whole
 from ttt_runtime.machine.targets import STANDARD, TARGETS, Choice, choose, find_target
-from ttt_runtime.terminal.entry import run_app
 
 if TYPE_CHECKING:
     from ttt_export.export import ExportResult
@@ -239,10 +240,10 @@ def _run(
     except GateError as error:
         print(error.report.table(), file=sys.stderr)
         if report is not None:
-            report.write_bytes(report_json(error.report))
+            write_whole(report, report_json(error.report))
         raise
     if report is not None:
-        report.write_bytes(report_json(result.report))
+        write_whole(report, report_json(result.report))
     _summary(replace(result, path=out))
 
 

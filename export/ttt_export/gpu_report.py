@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import ConfigError, DeviceError, TttError
+from ttt_ref.outputs import write_whole
 from ttt_runtime.backends.base import Runner
 from ttt_runtime.backends.load import load_runner
 from ttt_runtime.backends.probe import check_engine
@@ -33,7 +35,6 @@ from ttt_runtime.bundle.graph_spec import DECODER
 from ttt_runtime.machine.device import Device
 from ttt_runtime.machine.gpu import GpuReport, probe_gpus
 from ttt_runtime.profiler import device_parity, device_times
-from ttt_runtime.terminal.entry import run_app
 
 if TYPE_CHECKING:
     from ttt_export.cases import Case
@@ -260,7 +261,7 @@ def command(
     usable = usable_devices(requested, probe_gpus())
     with tempfile.TemporaryDirectory(dir=work) as folder:
         found = report(named, usable, Path(folder), repeats=repeats, prompts=prompts, say=_say)
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, json.dumps(found, indent=1) + "\n")
     print(markdown(found))
 
 

@@ -23,8 +23,8 @@ from typing import Annotated
 import psutil
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import ConfigError, ExportError
-from ttt_runtime.terminal.entry import run_app
 
 # Random weights agree with nothing: figures of size and time are wanted of them, not of quality.
 OPEN_GATES = ("--max-kl", "1e9", "--min-agreement", "0")

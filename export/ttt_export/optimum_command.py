@@ -15,7 +15,7 @@ import typer.main
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 from ttt_export.cli import app
-from ttt_runtime.terminal.entry import run_app
+from ttt_ref.command_line import run_app
 
 _WORDS: Final = "ttt_words"
 

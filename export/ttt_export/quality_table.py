@@ -21,8 +21,9 @@ import typer
 
 from ttt_export.evaluation import EvaluationOptions, run_program
 from ttt_export.quality_variants import Variant, variants
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import ExportError
-from ttt_runtime.terminal.entry import run_app
+from ttt_ref.outputs import write_whole
 
 CODEC_DONOR = Variant("codec donor", "fp32", own_codec=True)
 # Rows of the evaluation's table that belong here, by how they begin.
@@ -172,7 +173,7 @@ def table_command(
         print(f"... {variant.name}", file=sys.stderr)
         rows.append(measure_row(checkpoint, variant, folder, evaluation))
     text = table(rows)
-    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "table.md", text + "\n")
     typer.echo(f"held against the checkpoint on {rows[0]['sequences']}")
     typer.echo(text)
 

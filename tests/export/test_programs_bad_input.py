@@ -9,8 +9,8 @@ import pytest
 
 from ttt_export import gpu_report, measure, quality_table
 from ttt_export.quality_table import HEARD_KEYS, read_kept
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import ExportError
-from ttt_runtime.terminal.entry import run_app
 
 
 @pytest.fixture

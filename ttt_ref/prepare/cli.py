@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import exit_on_error
-from ttt_ref.package import print_version
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def command(
     corpus: Annotated[Path, typer.Argument(help="Folder with recordings and their transcripts.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -37,15 +40,6 @@ def command(
     ] = False,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest recording.")] = 60.0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing folder.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            is_eager=True,
-            callback=print_version,
-            help="Show the version and exit.",
-        ),
-    ] = False,
 ) -> None:
     """Turn recordings with transcripts into training data.
 
@@ -101,7 +95,7 @@ def command(
 
 def main() -> None:
     """Entry point of the console script."""
-    typer.run(command)
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ttt_ref import outputs
 from ttt_ref.bounded import read_json
 from ttt_ref.checkpoint import read_config, read_layout, write_json
 from ttt_ref.config import TokenLayout
@@ -157,9 +156,7 @@ def prepare(options: PrepareOptions, progress: Progress | None = None) -> Prepar
     result = Prepared(name, len(usable), files, bad)
     write_json(work / REPORT_FILE, asdict(result))
     (work / PLAN_FILE).unlink()
-    if options.out.exists():
-        shutil.rmtree(options.out)
-    os.replace(work, options.out)
+    outputs.replace(work, options.out)
     return result
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import exit_on_error
-from ttt_ref.package import print_version
 from ttt_ref.train.config import read_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,15 +27,6 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. seed=2."),
     ] = None,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            is_eager=True,
-            callback=print_version,
-            help="Show the version and exit.",
-        ),
-    ] = False,
 ) -> None:
     """Train a Text-to-Talk model.
 
@@ -53,7 +44,7 @@ def command(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    run_app(app)
 
 
 if __name__ == "__main__":

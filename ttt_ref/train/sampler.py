@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.config import TokenLayout
+from ttt_ref.errors import CheckpointError
 from ttt_ref.train.config import AugmentSection, BatchSection, ObjectiveSection
 from ttt_ref.train.store import Example, Store
 from ttt_ref.train.transform import Disturbance, cut_last_spans, overrun_last_span
@@ -61,10 +62,15 @@ class Sampler:
         self._load_pool()
 
     def seek(self, position: Position) -> None:
-        """Continue at a position taken from `position` earlier."""
+        """Continue at a position taken from `position` earlier; CheckpointError for another."""
         assert len(position.cursors) == len(self.stores)
         self.position = position
         self._load_pool()
+        if position.batch > len(self._pool):
+            raise CheckpointError(
+                f"the checkpoint stands at batch {position.batch} of a pool of {len(self._pool)}; "
+                "resume with the data and the configuration that it was written with"
+            )
 
     def next_batch(self) -> list[Example]:
         """Return the next batch: examples whose padded size fits `tokens_per_batch`."""

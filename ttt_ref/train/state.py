@@ -7,14 +7,17 @@ format, and `run.json`: step, elapsed time, place in the data, and the SHA-256 o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+from safetensors import SafetensorError
 
 from ttt_ref.bounded import MIB, read_json, shown
 from ttt_ref.errors import CheckpointError, ConfigError
@@ -79,6 +82,28 @@ def list_checkpoints(root: Path) -> list[Path]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def named_after(final: Path) -> Iterator[None]:
+    """Turn what torch and safetensors raise for a full disk into one error with the target's name.
+
+    Errors: CheckpointError.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"the checkpoint {final} cannot be written ({why}); free some space, then continue "
+            "with --resume from the checkpoint before it"
+        ) from error
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove the folders of checkpoints that a killed run did not finish."""
+    for folder in root.glob(".step-*.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(folder: Path, final: Path, state: RunState, keep: int) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import ConfigError
+from ttt_ref.outputs import Staged
 from ttt_ref.tokenizer_files import TOKENIZER_FILES
 
 FORMAT = 2
@@ -103,8 +102,8 @@ def build_store(
 ) -> Path:
     """Tokenize `data_file` into `cache_dir` unless that has been done; return the folder.
 
-    Written beside and renamed, so an interrupted build leaves no store behind. Errors: ConfigError
-    for a file without examples, and whatever `read` raises.
+    Staged (see `ttt_ref.outputs`), so an interrupted build leaves no store behind. Errors:
+    ConfigError for a file without examples, and whatever `read` raises.
 
     Args:
         data_file: the file of records.
@@ -132,24 +131,21 @@ def build_store(
     firsts = [int(row.argmax()) if row.any() else -1 for row in trained]
     offsets = np.zeros(len(ids) + 1, np.int64)
     np.cumsum([len(row) for row in ids], out=offsets[1:])
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
-    np.save(temporary / "ids.npy", np.concatenate(ids))
-    np.save(temporary / "trained.npy", np.concatenate(trained))
-    np.save(temporary / "offsets.npy", offsets)
-    np.save(temporary / "prompt_lengths.npy", np.asarray(prompt_lengths, np.int32))
-    np.save(temporary / "first_trained.npy", np.asarray(firsts, np.int32))
+    folder.parent.mkdir(parents=True, exist_ok=True)
     made_from = {
         "format": FORMAT,
         "file": str(data_file),
         "examples": len(prompt_lengths),
         "passed_over": len(passed_over or ()),
     }
-    (temporary / "store.json").write_text(json.dumps(made_from) + "\n", encoding="utf-8")
-    try:
-        temporary.rename(folder)
-    except OSError:
-        shutil.rmtree(temporary)  # another process was faster
-        if not (folder / "store.json").exists():
-            raise
+    with Staged(folder, folder=True) as output:
+        np.save(output.path / "ids.npy", np.concatenate(ids))
+        np.save(output.path / "trained.npy", np.concatenate(trained))
+        np.save(output.path / "offsets.npy", offsets)
+        np.save(output.path / "prompt_lengths.npy", np.asarray(prompt_lengths, np.int32))
+        np.save(output.path / "first_trained.npy", np.asarray(firsts, np.int32))
+        text = json.dumps(made_from) + "\n"
+        (output.path / "store.json").write_text(text, encoding="utf-8")
+        if not (folder / "store.json").exists():  # else another process was faster
+            output.commit()
     return folder

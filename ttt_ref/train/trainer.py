@@ -282,6 +282,7 @@ class Trainer:
     # -- checkpoints -----------------------------------------------------------------------------
 
     def _find_resume(self, resume: bool) -> Path | None:
+        run_state.remove_unfinished(self.checkpoints)
         existing = run_state.list_checkpoints(self.checkpoints)
         if resume:
             return existing[-1] if existing else None
@@ -301,11 +302,12 @@ class Trainer:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        if self.average is not None:
-            number = self.accelerator.process_index
-            save_file(self.average.tensors(), temporary / f"average-{number}.safetensors")
-        self.export(temporary / "model")
+        with run_state.named_after(final):
+            self.accelerator.save_state(str(temporary))
+            if self.average is not None:
+                number = self.accelerator.process_index
+                save_file(self.average.tensors(), temporary / f"average-{number}.safetensors")
+            self.export(temporary / "model")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state = run_state.RunState(

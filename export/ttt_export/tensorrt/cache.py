@@ -6,15 +6,15 @@ in between leaves an engine without a fitting stamp, which is built again and ne
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import BundleError
+from ttt_ref.outputs import staged
 from ttt_runtime.backends.tensorrt.stamp import (
     ENGINE_SUFFIX,
     EngineIdentity,
@@ -57,12 +57,12 @@ class EngineCache:
         path = self.path(identity)
         data = memoryview(engine)
         stamp = EngineStamp(identity, hashlib.sha256(data).hexdigest(), data.nbytes, dict(build))
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
+        with staged(path) as temporary, temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         text = json.dumps(stamp.to_dict(), indent=1, ensure_ascii=False)
-        with atomic_file(stamp_path(path)) as temporary:
+        with staged(stamp_path(path)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         return stamp
 
@@ -93,16 +93,5 @@ class EngineCache:
     def keep_timing_cache(self, data: bytes) -> None:
         """Keep kernel times for the next build."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.folder / TIMING_CACHE) as temporary:
+        with staged(self.folder / TIMING_CACHE) as temporary:
             temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write; it takes the name `path` when the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

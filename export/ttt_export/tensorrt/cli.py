@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ttt_runtime.terminal.entry import run_app
+from ttt_ref.command_line import run_app
 
 BundleFolder = Annotated[Path, typer.Argument(help="Bundle made with -e tensorrt or -e rtx.")]
 Engine = Annotated[

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_export.tensorrt.builder import Built, build_engine
-from ttt_export.tensorrt.cache import EngineCache, atomic_file
+from ttt_export.tensorrt.cache import EngineCache
 from ttt_export.tensorrt.command_line import equivalent_command
 from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
 from ttt_export.tensorrt.progress import Bar, Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
 from ttt_ref.errors import DeviceError, ExportError
+from ttt_ref.outputs import write_whole
 from ttt_runtime.backends.tensorrt.api import Backend, load_backend, require_parser
 from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER, Probe
 from ttt_runtime.backends.tensorrt.stamp import EngineIdentity, EngineStamp, stamp_path
@@ -246,8 +247,7 @@ def _is_whole(folder: Path, name: str, record: Any) -> bool:
 
 def _write_config(path: Path, data: Mapping[str, Any]) -> None:
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, text + "\n")
 
 
 def _record(bundle: Bundle, built: list[BuiltEngine]) -> None:

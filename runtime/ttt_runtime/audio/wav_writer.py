@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import struct
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttt_ref.errors import AudioError
+from ttt_ref.outputs import Staged
+from ttt_ref.streams import stdout_is_closed
 
 _HEADER_BYTES: Final = 44
 # Length in the header of a stream whose end is not known yet; players read to the end of it.
@@ -56,9 +57,8 @@ class StreamingWavWriter:
         with StreamingWavWriter("answer.wav", 16000) as writer:
             writer.write(audio)
 
-    To a path: into a hidden file beside it, renamed when the block ends; an exception (Ctrl-C
-    included) removes it and leaves an older file of that name as it was. To `-`, a pipe or a
-    device: straight through, with an open-ended header.
+    To a path: staged (see `ttt_ref.outputs`); an exception (Ctrl-C included) leaves an older file
+    of that name as it was. To `-`, a pipe or a device: straight through, with an open-ended header.
 
     Raises:
         OSError: the place cannot be written to. Raised at once, before any audio is made.
@@ -67,28 +67,24 @@ class StreamingWavWriter:
     def __init__(self, target: str | os.PathLike[str], sample_rate_hz: int) -> None:
         self.sample_rate_hz = sample_rate_hz
         self.samples = 0
-        self._final: Path | None = None
-        self._temporary: Path | None = None
+        self._staged: Staged | None = None
         if str(target) == "-":
-            if sys.stdout is None or sys.stdout.isatty():
+            if stdout_is_closed():
+                raise AudioError("stdout is closed; redirect it, or give a file with -o")
+            if sys.stdout.isatty():
                 raise AudioError("stdout is a terminal; redirect it, or give a file with -o")
             self._file: BinaryIO = sys.stdout.buffer
-            self._file.write(wav_header(sample_rate_hz, None))
+            self._put(wav_header(sample_rate_hz, None))
             return
         path = Path(os.path.realpath(target))
         if path.is_dir():
             raise AudioError(f"{path} is a folder; give the name of a file to write")
         if path.exists() and not path.is_file():  # a pipe or a device
             self._file = path.open("wb")
-            self._file.write(wav_header(sample_rate_hz, None))
+            self._put(wav_header(sample_rate_hz, None))
             return
-        self._final = path
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            self._file = self._temporary.open("xb")
-        except OSError as error:
-            error.filename = str(target)  # the user knows nothing of the temporary name
-            raise
+        self._staged = Staged(target)
+        self._file = self._staged.path.open("wb")
         self._file.write(wav_header(sample_rate_hz, 0))
 
     @property
@@ -112,28 +108,41 @@ class StreamingWavWriter:
 
     def write(self, audio: NDArray[np.float32]) -> None:
         """Append audio float32 [T]; a pipe gets it at once."""
-        self._file.write(pcm16(audio))
+        with self._named():
+            self._put(pcm16(audio))
         self.samples += len(audio)
-        if self._final is None:
-            self._file.flush()
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            if self._staged is None:
+                self._file.flush()
+        except BrokenPipeError:
+            raise AudioError(
+                f"the reader of the sound went away after {self.seconds:.2f} s of it"
+            ) from None
 
     def close(self) -> None:
         """Finish: set the length and give the file its name."""
-        if self._temporary is None or self._final is None:
+        if self._staged is None:
             self._file.flush()
             return
         try:
-            self._file.seek(0)
-            self._file.write(wav_header(self.sample_rate_hz, 2 * self.samples))
-            self._file.close()
-            self._temporary.replace(self._final)
+            with self._named():
+                self._file.seek(0)
+                self._file.write(wav_header(self.sample_rate_hz, 2 * self.samples))
+                self._file.close()
+            self._staged.commit()
         except BaseException:
             self.abort()
             raise
 
     def abort(self) -> None:
         """Remove what was written."""
-        if self._temporary is not None:
+        if self._staged is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            self._staged.discard()
+
+    def _named(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._staged is None else self._staged.named()

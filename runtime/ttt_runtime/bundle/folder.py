@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal
 
 from ttt_ref.bounded import CONFIG_BYTES, Unreadable, parse_json, read_bytes, shown
 from ttt_ref.errors import BundleError, ConfigError
+from ttt_ref.outputs import Staged
 from ttt_runtime.bundle.manifest import (
     CONFIG_NAME,
     FORMAT_VERSION,
@@ -231,8 +231,7 @@ class BundleWriter:
                 + ("" if overwrite else ", or say --force if it is an old bundle")
             )
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
-        self._published = False
+        self._staged = Staged(self.out, folder=True)
 
     def _may_replace(self, overwrite: bool) -> bool:
         if not self.out.is_dir():
@@ -253,12 +252,12 @@ class BundleWriter:
     @property
     def folder(self) -> Path:
         """The temporary folder that becomes the bundle."""
-        return self._folder
+        return self._staged.path
 
     def path(self, relative: str) -> Path:
         """Return where to write the file of this relative path; its folder is made."""
         check_relative(relative)
-        path = self._folder / relative
+        path = self.folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -277,17 +276,17 @@ class BundleWriter:
         be opened and run, but nobody sees it yet; files may still be added before `publish`.
         """
         files = {}
-        for path in sorted(self._folder.rglob("*")):
+        for path in sorted(self.folder.rglob("*")):
             if path.is_symlink():
                 raise BundleError(f"{path.name!r} is a link; a bundle holds only plain files")
-            relative = path.relative_to(self._folder).as_posix()
+            relative = path.relative_to(self.folder).as_posix()
             if path.is_file() and relative != CONFIG_NAME:
                 files[relative] = FileRecord(sha256_of(path), path.stat().st_size)
         whole = replace(config, files=files, format_version=FORMAT_VERSION)
         text = json.dumps(whole.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        (self._folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-        Bundle.open(self._folder, verify="sizes")
-        return self._folder
+        (self.folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        Bundle.open(self.folder, verify="sizes")
+        return self.folder
 
     def publish(self, config: BundleConfig) -> Path:
         """Seal what was written and rename it into place.
@@ -296,29 +295,12 @@ class BundleWriter:
         never published.
         """
         self.seal(config)
-        self._folder.chmod(0o755)  # mkdtemp makes it private
-        self._rename()
-        self._published = True
+        self._staged.commit()
         return self.out
-
-    def _rename(self) -> None:
-        if not self.out.exists():
-            self._folder.rename(self.out)
-            return
-        old = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.old.", dir=self.out.parent))
-        self.out.rename(old / "bundle")
-        try:
-            self._folder.rename(self.out)
-        except OSError:
-            (old / "bundle").rename(self.out)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove what was written, unless it was published."""
-        if not self._published:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._staged.discard()
 
 
 def wrong_engine(bundle: Bundle, device: str) -> str:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_runtime.backends.ort.session import share_thread_pool
 from ttt_runtime.cli.assistant_options import Options
 from ttt_runtime.cli.shared_options import with_options
-from ttt_runtime.terminal.entry import run_app
 
 app = typer.Typer(
     name="ttt-assistant",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ttt_ref.errors import AudioError, BundleError, ConfigError
+from ttt_ref.outputs import refuse_inputs
+from ttt_ref.streams import escaped, print_json, printable
 from ttt_runtime.audio.headers import RawFormat
 from ttt_runtime.audio.reader import Recording, read_question, require_output_device
 from ttt_runtime.audio.wav_writer import StreamingWavWriter
 from ttt_runtime.cli.assistant_options import Options
-from ttt_runtime.cli.printable import printable
+from ttt_runtime.cli.batch import Batch
 from ttt_runtime.decode.approximations import exactness_named, parse_approximations
 from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Part, Reply, TextPart
 from ttt_runtime.dialogue.prompt import Task
@@ -104,11 +106,11 @@ def run_answer(
     """Answer every input in a conversation of its own."""
     targets = _targets(inputs, output)
     report = sys.stderr if output == "-" else sys.stdout
-    # Wrong inputs are refused before the model is loaded where that needs no model.
-    _check_inputs(inputs)
     raw_format = None if raw is None else RawFormat.parse(raw)
+    batch = _checked("answer", inputs, report if options.json else None)
     assistant = load_assistant(options, "answer")
-    for source, target in zip(inputs, targets, strict=True):
+
+    def answer(source: str, target: str | None) -> None:
         recording = _read(assistant, source, max_seconds, raw_format)
         speak = play or target is not None
         with _Sound(target, _rate_hz(assistant), play=play) as sound:
@@ -116,22 +118,31 @@ def run_answer(
             reply = _follow(parts, sound, None if options.json else report)
         _report(options, reply, source, target, report)
 
+    for number, item in enumerate(zip(inputs, targets, strict=True)):
+        batch.attempt(number, partial(answer, *item))
+    batch.finish()
+
 
 def run_transcribe(
     options: Options, inputs: Sequence[str], *, max_seconds: float, raw: str | None = None
 ) -> None:
     """Transcribe every input."""
-    _check_inputs(inputs)
     raw_format = None if raw is None else RawFormat.parse(raw)
+    batch = _checked("transcribe", inputs, sys.stdout if options.json else None)
     assistant = load_assistant(options, "transcribe")
-    for source in inputs:
+
+    def transcribe(source: str) -> None:
         recording = _read(assistant, source, max_seconds, raw_format)
         reply = _follow(assistant.transcribe(recording.audio, seed=options.seed), None, None)
         if options.json:
             _report(options, reply, source, None, sys.stdout)
         else:
             heard = printable(reply.heard)
-            print(f"{source}: {heard}" if len(inputs) > 1 else heard)
+            print(f"{escaped(source)}: {heard}" if len(inputs) > 1 else heard)
+
+    for number, source in enumerate(inputs):
+        batch.attempt(number, partial(transcribe, source))
+    batch.finish()
 
 
 def run_speak(options: Options, text: str, output: str | None, *, play: bool) -> None:
@@ -159,7 +170,7 @@ def run_ask(
     """Follow an instruction about one input."""
     (target,) = _targets([source], output)
     report = sys.stderr if output == "-" else sys.stdout
-    _check_inputs([source])
+    _checked("ask", [source], None)
     assistant = load_assistant(options, "ask")
     recording = _read(assistant, source, max_seconds)
     speak = play or target is not None
@@ -220,26 +231,25 @@ def _targets(inputs: Sequence[str], output: str | None) -> list[str | None]:
 
 
 def _refuse_inputs(inputs: Sequence[str], targets: Sequence[str]) -> None:
-    """Refuse to write over a recording that is read, by whatever path or link it is named."""
-    sources = [Path(source) for source in inputs if source != "-"]
-    for target in map(Path, targets):
-        if str(target) == "-" or not target.exists():
-            continue
-        for source in sources:
-            if source.exists() and target.samefile(source):
-                raise ConfigError(
-                    f"the output {target} is the input {source}; give another name or folder"
-                )
+    """Refuse to write over a recording that is read."""
+    files = [target for target in targets if target != "-"]
+    refuse_inputs(files, [Path(source) for source in inputs if source != "-"])
 
 
-def _check_inputs(inputs: Sequence[str]) -> None:
+def _checked(task: str, inputs: Sequence[str], records: TextIO | None) -> Batch:
+    """Return the inputs as a batch; those that need no model to be refused have failed in it."""
     if list(inputs).count("-") > 1:
         raise ConfigError("stdin (-) was given twice; it can be read only once")
-    for source in inputs:
-        if source != "-":
-            if Path(source).is_dir():
-                raise AudioError(f"{source} is a folder; give a sound file")
-            Path(source).stat()
+    batch = Batch(task, inputs, records)
+    batch.check(_check_input)
+    return batch
+
+
+def _check_input(source: str) -> None:
+    if source != "-":
+        if Path(source).is_dir():
+            raise AudioError(f"{source} is a folder; give a sound file")
+        Path(source).stat()
 
 
 def _read(
@@ -297,11 +307,11 @@ def _report(
             "seed": options.seed,
             **figures,
         }
-        print(json.dumps(record, ensure_ascii=False), file=stream, flush=True)
+        print_json(record, stream)
         return
     print(_table(figures), file=stream)
     if target not in (None, "-"):
-        print(f"{reply.audio_seconds:.2f} s of speech in {target}", file=stream)
+        print(f"{reply.audio_seconds:.2f} s of speech in {escaped(str(target))}", file=stream)
 
 
 def _table(figures: dict[str, float | None]) -> str:

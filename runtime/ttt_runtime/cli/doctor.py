@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.errors import ConfigError
-from ttt_runtime.terminal.entry import run_app
+from ttt_ref.outputs import write_whole
 
 if TYPE_CHECKING:
     from ttt_runtime.doctor.report import Report
@@ -81,7 +82,7 @@ def _write_report(report: Report, bundle: Path | None, file: Path) -> None:
         measured["ways"].append({"device": "gpu", "error": NO_GPU_BUNDLE.format(report.target)})
     text = json.dumps({"machine": report.to_dict(), **measured}, indent=1, ensure_ascii=False)
     try:
-        file.write_text(text + "\n", encoding="utf-8")
+        write_whole(file, text + "\n")
     except OSError as error:
         raise ConfigError(f"the report cannot be written to {file}: {error.strerror}") from None
     typer.echo(f"... report: {file}", err=True)

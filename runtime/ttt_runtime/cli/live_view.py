@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ttt_runtime.cli.printable import printable
+from ttt_ref.streams import printable
 from ttt_runtime.dialogue.live_events import LiveEvent
 
 _REFRESH_S: Final = 0.12

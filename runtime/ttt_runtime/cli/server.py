@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ttt_runtime.terminal.entry import run_app
+from ttt_ref.command_line import run_app
 
 app = typer.Typer(
     name="ttt-server",

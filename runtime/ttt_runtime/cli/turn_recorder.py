@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ttt_ref.errors import ConfigError
+from ttt_ref.outputs import write_whole
 from ttt_runtime.audio.wav_writer import StreamingWavWriter
 from ttt_runtime.dialogue.live_turn import LiveTurn
 
@@ -45,7 +46,7 @@ class TurnRecorder:
             "encode_ms": turn.encode_ms,
             "timeline": turn.timeline,
         }
-        path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        write_whole(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
 
     def summary(self) -> str:
         """Say what was kept and where."""

@@ -21,6 +21,7 @@ from ttt_ref.bounded import read_json, read_toml
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_ref.released import ADDED_NOTE, NO_SPEAK, is_released, prompts_or_released
+from ttt_ref.streams import unencodable
 from ttt_runtime.bundle.folder import Bundle
 
 Task = Literal["answer", "transcribe", "speak", "ask", "chat"]
@@ -174,7 +175,13 @@ class PromptBuilder:
         self.prompts = replace(self.prompts, system={**self.prompts.system, task: text})
 
     def encode(self, text: str) -> list[int]:
-        """Tokenize text; special tokens written in it are recognised."""
+        """Tokenize text; special tokens written in it are recognised.
+
+        Raises:
+            ConfigError: the text holds bytes that are no UTF-8.
+        """
+        if half := unencodable(text):
+            raise ConfigError(f"the text is not UTF-8 (it holds {half}); give it in UTF-8")
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

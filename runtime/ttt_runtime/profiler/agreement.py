@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
 from ttt_runtime.backends.base import Runner
@@ -34,7 +35,6 @@ from ttt_runtime.profiler.counting import Answer, CountingRunner, answer
 from ttt_runtime.profiler.figures import median_interval
 from ttt_runtime.profiler.prompts import question_prompts, random_prompts, said_prompts
 from ttt_runtime.profiler.stated import check_targets, fingerprint, rewrite_state, rewrite_table
-from ttt_runtime.terminal.entry import run_app
 from ttt_runtime.terminal.progress import Progress
 
 # What is measured unless `--fast` says otherwise: one option each.

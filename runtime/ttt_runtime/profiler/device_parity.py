@@ -20,13 +20,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from ttt_ref.command_line import run_app
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_runtime.backends.base import Runner
 from ttt_runtime.backends.load import load_runner
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.graph_spec import DECODER
 from ttt_runtime.decode.engine import SpeechEngine
-from ttt_runtime.terminal.entry import run_app
 
 # Largest difference of logits, relative to the largest logit where that is above 1.
 BOUNDS: Final[Mapping[str, float]] = {

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from ttt_ref.command_line import run_app
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import ConfigError
 from ttt_runtime.backends.base import Runner
 from ttt_runtime.backends.load import load_runner
 from ttt_runtime.bundle.folder import Bundle
-from ttt_runtime.terminal.entry import run_app
 
 TEXT_ROWS: Final = 1
 BLOCK_ROWS: Final = (27, 32)  # a span with one block of each preset, its opening token included

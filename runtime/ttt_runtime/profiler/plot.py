@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ttt_ref.errors import ConfigError, DeviceError
+from ttt_ref.outputs import write_whole
 from ttt_ref.package import install_command
 from ttt_runtime.profiler.sweep import FIGURES, FRONTS
-from ttt_runtime.profiler.trace import write_whole
 
 FORMATS: Final = (".png", ".svg", ".html")
 _MARKERS: Final = "osD^vPX*"

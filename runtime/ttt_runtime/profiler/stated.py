@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from ttt_ref.bounded import read_json, read_text
 from ttt_ref.errors import ConfigError
+from ttt_ref.outputs import write_whole
 from ttt_runtime.bundle.folder import Bundle
-from ttt_runtime.profiler.trace import write_whole
 
 BEGIN: Final = "<!-- fast options: begin (rewritten by ttt_runtime.profiler.agreement) -->"
 END: Final = "<!-- fast options: end -->"

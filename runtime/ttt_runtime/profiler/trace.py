@@ -6,12 +6,11 @@ One process with a track for whole turns, one for the model and one for the code
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.outputs import write_whole
 from ttt_runtime.profiler.bench import Turn
 
 PROCESS: Final = 1
@@ -71,16 +70,3 @@ def write_trace(turns: Sequence[tuple[str, Turn]], process_name: str, path: Path
     """Write the trace whole or not at all."""
     document = {"traceEvents": trace_events(turns, process_name), "displayTimeUnit": "ms"}
     write_whole(path, json.dumps(document).encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file through a hidden sibling, so that nobody ever reads half of it."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise

@@ -1,5 +1,6 @@
 """Whole runs on a tiny world: learning, exact resume, Ctrl-C, several processes."""
 
+import hashlib
 import json
 import os
 import signal
@@ -137,6 +138,72 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(world: Path, tmp_path: Path
     (weights.parent / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not valid JSON"):
         run_state.read_run(weights.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", -5), ("step", float("inf")), ("step", 1.5), ("step", True), ("step", 10**400),
+        ("elapsed_s", float("nan")), ("elapsed_s", -1), ("elapsed_s", "long"),
+        ("processes", 0), ("files", {}), ("files", []), ("files", {"a": {"sha256": ""}}),
+        ("files", {"a": {"bytes": -1, "sha256": ""}}), ("files", {"a": 5}),
+        ("files", {"../a": {"bytes": 0, "sha256": ""}}),
+        ("position", {}), ("position", []), ("position", {"cursors": 3}),
+        ("position", {"cursors": [-1], "pool": 0, "batch": 0, "micro_step": 0}),
+        ("position", {"cursors": [0], "pool": float("inf"), "batch": 0, "micro_step": 0}),
+        ("position", {"cursors": [0], "pool": 0, "batch": 0}), ("config", 5),
+    ],
+)  # fmt: skip
+def test_a_wrong_number_of_a_checkpoint_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    """Some ended in a traceback; a negative step and an empty table of files were accepted."""
+    good = {
+        "format": run_state.FORMAT, "step": 2, "elapsed_s": 1.5, "processes": 1, "config": {},
+        "position": {"cursors": [4], "pool": 0, "batch": 1, "micro_step": 0},
+        "files": {"a": {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}},
+    }  # fmt: skip
+    folder = tmp_path / run_state.folder_name(2)
+    folder.mkdir()
+    (folder / "a").touch()
+    (folder / "run.json").write_text(json.dumps(good))
+    assert run_state.read_run(folder).step == 2
+    (folder / "run.json").write_text(json.dumps(good | {key: value}))
+    with pytest.raises(CheckpointError, match=r"run\.json") as caught:
+        run_state.read_run(folder)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_batch_that_the_data_does_not_have_is_refused(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    train(configure(world, output, schedule={"max_steps": 2}))
+    file = run_state.list_checkpoints(output / "checkpoints")[-1] / "run.json"
+    content = json.loads(file.read_text())
+    content["position"]["batch"] = 10**6
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="stands at batch 1000000 of a pool"):
+        train(configure(world, output, schedule={"max_steps": 4}), resume=True)
+
+
+def test_a_disk_that_fills_up_keeps_the_checkpoint_before(world: Path, tmp_path: Path) -> None:
+    """torch's own message was a traceback of many lines, and named the hidden folder."""
+    train(configure(world, tmp_path / "run", schedule={"max_steps": 1}))
+    values = settings(world, tmp_path / "run") | {"schedule": {"max_steps": 2}}
+    file = write_toml(tmp_path / "run.toml", values)
+    code = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "from ttt_ref.train.cli import main\nmain()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(file), "--resume"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    error = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert "step-00000002 cannot be written" in error[0]
+    names = [p.name for p in run_state.list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names == ["step-00000001"]
 
 
 def test_a_second_run_does_not_write_over_the_first(world: Path, tmp_path: Path) -> None:

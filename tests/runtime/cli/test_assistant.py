@@ -19,13 +19,13 @@ from tests.runtime.dialogue.test_assistant import TONE
 from tests.runtime.processes import environment
 from tests.runtime.toy_assistant import byte_tokenizer, toy_assistant
 from tests.runtime.versions import needs_standard_onnxruntime
+from ttt_ref.command_line import run_app
+from ttt_ref.streams import printable
 from ttt_runtime.bundle.folder import Bundle
 from ttt_runtime.bundle.manifest import CONFIG_NAME
 from ttt_runtime.cli import assistant_run
 from ttt_runtime.cli.assistant import app
-from ttt_runtime.cli.printable import printable
 from ttt_runtime.decode.approximations import Approximations
-from ttt_runtime.terminal.entry import run_app
 
 SPEAKING_SEED = next(
     seed
@@ -128,6 +128,55 @@ def test_several_inputs_go_into_a_folder(cli, question: Path, tmp_path: Path) ->
     refused(cli("answer", question, other, "-o", question), "give a folder")
     refused(cli("answer", question, other, "-o", "-"), "give a folder")
     refused(cli("answer", question, question, "-o", tmp_path / "out"), "two inputs are named")
+
+
+@pytest.mark.parametrize("task", ["answer", "transcribe"])
+def test_a_broken_input_does_not_stop_the_others(  # type: ignore[no-untyped-def]
+    cli, question: Path, tmp_path: Path, task: str
+) -> None:
+    """A batch of ten stopped at its fifth (openai/whisper#1682 is of the same kind)."""
+    broken, missing = tmp_path / "broken.wav", tmp_path / "missing.wav"
+    broken.write_bytes(b"RIFF")
+    last = tmp_path / "last.wav"
+    soundfile.write(last, TONE, 16000)
+    result = cli(task, question, broken, missing, last, "--json")
+    assert result.code == 1
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    failed = {line["input"]: line["error"] for line in lines if "error" in line}
+    assert set(failed) == {str(broken), str(missing)}
+    assert "no such file" in failed[str(missing)]
+    assert [line["input"] for line in lines if "error" not in line] == [str(question), str(last)]
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert errors[-1] == "error: 2 of 4 inputs failed; the rest is done"
+
+
+def test_one_broken_input_is_an_error_as_ever(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    result = cli("transcribe", tmp_path / "missing.wav", "--json")
+    assert result.code == 2
+    assert "no such file" in json.loads(result.out)["error"]
+    assert result.err.count("\n") == 1
+
+
+def test_a_batch_without_a_good_input_loads_no_model(  # type: ignore[no-untyped-def]
+    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assistant_run, "load_assistant", None)
+    assert cli("answer", tmp_path / "a.wav", tmp_path / "b.wav").code == 1
+
+
+def test_the_outputs_of_a_batch_are_those_of_its_good_inputs(  # type: ignore[no-untyped-def]
+    cli, question: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    out = tmp_path / "out"
+    assert cli("answer", tmp_path / "broken.wav", question, "-o", out).code == 1
+    assert [path.name for path in out.iterdir()] == ["question.wav"]
+
+
+def test_text_that_is_not_utf_8_is_refused(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    refused(cli("speak", "caf\udce9", "-o", tmp_path / "a.wav"), "not UTF-8")
+    refused(cli("speak", "hello", "--system", "\udcff", "-o", tmp_path / "a.wav"), "not UTF-8")
 
 
 def test_transcribe_prints_lines(cli, question: Path) -> None:  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ import pytest
 from tests.runtime.bundles import write_toy
 from tests.runtime.toy import ToyModel, ToyRunner, toy_layout
 from tests.runtime.toy_assistant import ToneDecoder, ToneTokenizer
+from ttt_ref.command_line import run_app
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.bundle.manifest import CodecEntry
 from ttt_runtime.cli import profile_run
@@ -18,7 +19,6 @@ from ttt_runtime.cli.profile import app
 from ttt_runtime.decode.engine import SpeechEngine
 from ttt_runtime.profiler import bench
 from ttt_runtime.profiler import compare as comparing
-from ttt_runtime.terminal.entry import run_app
 
 LAYOUT = toy_layout()
 CONFIG = GenerationConfig(

@@ -11,6 +11,7 @@ import pytest
 
 from tests.runtime.bundles import write_toy
 from tests.runtime.toy import ToyModel, ToyRunner, toy_layout
+from ttt_ref.command_line import run_app
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.decode.approximations import EXACT, Approximations
 from ttt_runtime.decode.engine import SpeechEngine
@@ -22,7 +23,6 @@ from ttt_runtime.profiler.agreement import (
     options_alone,
 )
 from ttt_runtime.profiler.stated import check_targets
-from ttt_runtime.terminal.entry import run_app
 
 LAYOUT = toy_layout()
 CODE = LAYOUT.code_offset

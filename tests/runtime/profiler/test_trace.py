@@ -11,8 +11,9 @@ import pytest
 
 from tests.runtime.profiler.conftest import Run
 from tests.runtime.profiler.test_profile import SHORT
+from ttt_ref.outputs import write_whole
 from ttt_runtime.dialogue.timeline import PHASES
-from ttt_runtime.profiler.trace import TRACKS, write_whole
+from ttt_runtime.profiler.trace import TRACKS
 
 # Of each kind of event the fields that the format asks for.
 FIELDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ttt_ref.codec.builtin.config import DecoderConfig, TokenizerConfig
 from ttt_ref.codec.builtin.decoder import SpeechDecoder
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
 from ttt_ref.errors import CheckpointError
+from ttt_ref.outputs import staged, write_whole
 
 CODEC_TYPE = "builtin"
 
@@ -23,17 +23,14 @@ CODEC_TYPE = "builtin"
 def _write(folder: Path, part: str, config: dict[str, Any], module: nn.Module) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().float().contiguous() for k, v in module.state_dict().items()}
-    temporary = folder / f".{part}.safetensors.tmp"
-    save_file(weights, temporary)
-    os.replace(temporary, folder / f"{part}.safetensors")
+    with staged(folder / f"{part}.safetensors") as temporary:
+        save_file(weights, temporary)
     file = folder / "config.json"
     known: dict[str, Any] = {"ttt_codec": {"type": CODEC_TYPE}}
     if file.exists():
         known = json.loads(file.read_text())
     known["ttt_codec"][part] = config
-    temporary = folder / ".config.json.tmp"
-    temporary.write_text(json.dumps(known, indent=2) + "\n")
-    os.replace(temporary, file)
+    write_whole(file, json.dumps(known, indent=2) + "\n")
 
 
 def _read(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

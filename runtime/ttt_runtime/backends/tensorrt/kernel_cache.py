@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.outputs import write_whole
 from ttt_runtime.backends.tensorrt.stamp import KEY_LETTERS, EngineIdentity
 from ttt_runtime.machine.gpu import Gpu
 
@@ -67,14 +68,7 @@ class KernelCache:
         data = bytes(self._cache.serialize())
         if not data or data == self._before:
             return
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
+        with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            temporary.replace(self._path)
+            write_whole(self._path, data)
             self._before = data
-        except OSError:
-            return
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

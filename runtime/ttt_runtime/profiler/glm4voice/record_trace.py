@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ttt_ref.errors import exit_on_error
+from ttt_ref.outputs import write_whole
 from ttt_runtime.backends.ort.session import SessionSettings
 from ttt_runtime.decode.events import SpeechEvent
 from ttt_runtime.dialogue.assistant import pick_preset
@@ -72,7 +73,7 @@ def main(
             "blocks": blocks,
             "machine": describe_machine(SessionSettings("cpu", threads).thread_count),
         }
-        out.write_text(json.dumps({"about": about, "arrivals": arrivals}, indent=1) + "\n")
+        write_whole(out, json.dumps({"about": about, "arrivals": arrivals}, indent=1) + "\n")
         print(f"{sum(count for _, count in arrivals)} speech tokens in {arrivals[-1][0]:.2f} s")
 
 
