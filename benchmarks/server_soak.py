@@ -186,6 +186,7 @@ async def soak(server: Server, clips: list[bytes], clients: int, minutes: float,
         "defects": int(await asyncio.to_thread(server.metric, "ttt_defects_total")),
         "tracebacks in the log": server.log.read_text().count("Traceback"),
         "memory MB": [round(settled, 1), round(max(memory[-4:]), 1)],
+        "memory by eighths MB": [round(memory[len(memory) * i // 8]) for i in range(8)],
         "lone answers unchanged": before == after,
     }
 

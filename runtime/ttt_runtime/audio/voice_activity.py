@@ -7,6 +7,7 @@ recordings no frame's decision changed and no probability by more than 0.01.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -43,26 +44,7 @@ class SileroDetector:
     """
 
     def __init__(self, path: Path = SILERO) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise AudioError(
-                f"the voice detector needs onnxruntime; run: {install_command('cpu')}, or take "
-                "--voice energy"
-            ) from None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        if hasattr(options, "use_per_session_threads"):  # older ones share none
-            options.use_per_session_threads = True
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            self._session: Any = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors have no common class
-            reason = str(error).splitlines()[0]
-            raise AudioError(f"the voice detector {path.name} cannot be loaded: {reason}") from None
+        self._session = _session(path)
         self._rate = np.array(RATE_HZ, np.int64)
         self._state = np.zeros((2, 1, 128), np.float32)
         self._input = np.zeros((1, _CONTEXT_SAMPLES + FRAME_SAMPLES), np.float32)
@@ -79,6 +61,29 @@ class SileroDetector:
         """Forget what was heard."""
         self._state = np.zeros((2, 1, 128), np.float32)
         self._input[:] = 0
+
+
+@lru_cache(maxsize=4)
+def _session(path: Path) -> Any:
+    """Load a graph once: what differs from detector to detector is their state only."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise AudioError(
+            f"the voice detector needs onnxruntime; run: {install_command('cpu')}, or take "
+            "--voice energy"
+        ) from None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    if hasattr(options, "use_per_session_threads"):  # older ones share none
+        options.use_per_session_threads = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common class
+        reason = str(error).splitlines()[0]
+        raise AudioError(f"the voice detector {path.name} cannot be loaded: {reason}") from None
 
 
 class EnergyDetector:
