@@ -22,7 +22,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all test-clients test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread test-arm clean
+.PHONY: talk test test-all test-clients test-clients-slow test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread test-arm clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -69,7 +69,11 @@ wheels: $(RELEASE_ENV)/ready
 
 # Clients that other people wrote, and a browser, against the real server. Needs npm and chromium.
 test-clients: $(DEV_ENV)/ready
-	$(DEV_ENV)/bin/python -m tests.clients.run openai agents wyoming browser
+	$(DEV_ENV)/bin/python -m tests.clients.run
+
+# Those that take minutes to install: pipecat, LiveKit, agents for Python, Node over TLS, Home Assistant.
+test-clients-slow: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/python -m tests.clients.run --slow
 
 lint: $(DEV_ENV)/ready
 	$(DEV_ENV)/bin/ruff check .

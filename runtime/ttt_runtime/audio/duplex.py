@@ -24,7 +24,8 @@ from ttt_runtime.audio.resampler import Resampler
 
 BLOCK_SAMPLES: Final = 320  # 20 ms
 LATENCY_S: Final = 0.03  # asked for; less makes gaps
-SILENT_S: Final = 0.5  # no callback for so long: the device is gone
+# No callback for so long: the device is gone. A busy machine's sound server pauses half a second.
+SILENT_S: Final = 1.0
 RETRY_S: Final = 2.0
 _WAITING_BLOCKS: Final = 500  # 5 s; older ones are dropped when nobody takes them
 

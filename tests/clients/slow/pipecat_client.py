@@ -87,7 +87,10 @@ async def main() -> None:
     assert not listener.errors, listener.errors
     await task.queue_frame(EndFrame())
     await asyncio.wait_for(running, 20)
-    print(f"pipecat: two turns by voice with an interruption, {listener.sound // 48000} s of sound", flush=True)
+    print(
+        f"pipecat: two turns by voice with an interruption, {listener.sound // 48000} s of sound",
+        flush=True,
+    )
 
 
 async def within(seconds: float) -> None:

@@ -163,3 +163,23 @@ def test_without_its_package_echo_cancellation_says_what_to_install(monkeypatch)
     monkeypatch.setitem(sys.modules, "pywebrtc_audio", None)
     with pytest.raises(AudioError, match=r"pip install .*\[live\]"):
         WebRtcProcessor()
+
+
+def test_detectors_share_the_graph_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each conversation of the server loaded the graph anew, and memory grew with every one."""
+    ort = pytest.importorskip("onnxruntime")
+    one, other = SileroDetector(), SileroDetector()
+    tone = np.sin(np.arange(16 * 512) / 9).astype(np.float32).reshape(16, 512)
+    noise = np.random.default_rng(0).normal(0, 0.1, (16, 512)).astype(np.float32)
+    alone = [SileroDetector() for _ in range(2)]
+    expected = [
+        [d.probability(f) for f in sound] for d, sound in zip(alone, (tone, noise), strict=True)
+    ]
+    turns = [(one.probability(a), other.probability(b)) for a, b in zip(tone, noise, strict=True)]
+    assert [list(values) for values in zip(*turns, strict=True)] == expected
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("the graph was loaded again")
+
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    SileroDetector()
