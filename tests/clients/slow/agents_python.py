@@ -40,8 +40,8 @@ async def main() -> None:
             elif event.type == "audio_interrupted":
                 interruptions += 1
             elif event.type == "history_updated":
-                said = [part.transcript or "" for item in event.history
-                        if getattr(item, "role", "") == "assistant" for part in item.content]  # fmt: skip
+                answers = [i for i in event.history if getattr(i, "role", "") == "assistant"]
+                said = [part.transcript or "" for item in answers for part in item.content]
             elif event.type == "agent_end":
                 finished += 1
                 if finished >= 2 and interruptions:

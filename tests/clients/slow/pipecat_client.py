@@ -16,9 +16,9 @@ from pipecat.frames.frames import (
     ErrorFrame,
     Frame,
     InputAudioRawFrame,
+    ProposedUserStartedSpeakingFrame,
     TTSAudioRawFrame,
     TTSStoppedFrame,
-    ProposedUserStartedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.runner import PipelineRunner
