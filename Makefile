@@ -22,7 +22,7 @@ NATIVE := -m ttt_runtime.backends.native.compiler
 SUITED = $$($(DEV_ENV)/bin/python -c 'from ttt_runtime.backends.native import library; print(*library.suited())')
 WITH_SANITIZER = LD_PRELOAD="$$(gcc -print-file-name=$(1))" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 
-.PHONY: talk test test-all test-clients test-clients-slow test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread test-arm clean
+.PHONY: talk test test-all test-clients test-clients-slow test-pythons wheels lint docs check-weight peers format sanitize sanitize-thread fuzz test-arm clean
 
 $(TALK_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TALK_ENV)
@@ -112,6 +112,20 @@ sanitize-thread: $(DEV_ENV)/ready
 	CC=gcc $(DEV_ENV)/bin/python $(NATIVE) --strict --sanitize thread --into $(SANITIZED)/thread --only $(SUITED)
 	$(call WITH_SANITIZER,libtsan.so) TSAN_OPTIONS=exitcode=66:ignore_noninstrumented_modules=1 \
 	TTT_KERNELS_FOLDER=$(SANITIZED)/thread setarch -R $(DEV_ENV)/bin/python -m pytest $(KERNEL_TESTS)
+
+# Every reader of a stranger's file under a fuzzer, FUZZ_SECONDS each, then mutated bundles on the
+# kernels under sanitizers. Hours by hand: FUZZ_SECONDS=3600 FUZZ_KEEP=folder. See docs/limits.md.
+FUZZ_SECONDS ?= 6
+FUZZ_KEEP ?= build/fuzz
+$(DEV_ENV)/fuzz: $(DEV_ENV)/ready
+	$(DEV_ENV)/bin/pip install --quiet --progress-bar off -e ".[fuzz]"
+	touch $@
+
+fuzz: $(DEV_ENV)/fuzz
+	$(DEV_ENV)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) --keep $(FUZZ_KEEP)
+	CC=gcc $(DEV_ENV)/bin/python $(NATIVE) --strict --sanitize address --into $(SANITIZED)/address --only $(SUITED)
+	$(call WITH_SANITIZER,libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	TTT_KERNELS_FOLDER=$(SANITIZED)/address $(DEV_ENV)/bin/python -m tests.fuzz kernels --seconds $(FUZZ_SECONDS) --keep $(FUZZ_KEEP)
 
 # The kernels for Arm, by the cross compiler, and a whole answer, under emulation; see tests/arm.py.
 test-arm: $(DEV_ENV)/ready

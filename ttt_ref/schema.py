@@ -20,7 +20,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -127,107 +127,156 @@ def build(
     Raises:
         ConfigError: the first key that is unknown, missing or wrong.
     """
-    return _build(kind, table, _Place(where, "", complete, partial))
+    return _build(kind, table, _Place(_File(where, complete, partial)))
 
 
 def check(instance: Any, where: str = "") -> None:
     """Raise ConfigError for the first field of a dataclass that its rules do not allow."""
-    place = _Place(where)
-    for name, hint in _hints(typing.cast("Any", type(instance))).items():
-        _convert(getattr(instance, name), hint, place.below(name))
+    place = _Place(_File(where))
+    for name, convert in _converters(typing.cast("Any", type(instance))).items():
+        convert(getattr(instance, name), _Place(place.file, place, name))
 
 
 @dataclass(frozen=True)
-class _Place:
+class _File:
     where: str
-    path: str = ""
     complete: bool = False
     partial: tuple[type[Any], ...] = ()
 
-    def below(self, key: str) -> _Place:
-        return dataclasses.replace(self, path=f"{self.path}.{key}" if self.path else key)
 
-    def item(self, index: int) -> _Place:
-        return dataclasses.replace(self, path=f"{self.path}[{index}]")
+class _Place:
+    """Where a value stands; its path is put together only for a message."""
+
+    __slots__ = ("above", "file", "key")
+
+    def __init__(self, file: _File, above: _Place | None = None, key: str | int = "") -> None:
+        self.file, self.above, self.key = file, above, key
+
+    def path(self) -> str:
+        if self.above is None:
+            return ""
+        before = self.above.path()
+        if isinstance(self.key, int):
+            return f"{before}[{self.key}]"
+        return f"{before}.{self.key}" if before else self.key
 
     def error(self, message: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {message}" if self.where else message)
+        return ConfigError(f"{self.file.where}: {message}" if self.file.where else message)
 
     def wrong(self, value: object, expected: object) -> ConfigError:
-        return self.error(f"{self.path or 'it'} is {shown(value)}; expected {expected}")
+        path = self.path() or "it"
+        path = path if path.isprintable() and len(path) < 200 else shown(path, 200)
+        return self.error(f"{path} is {shown(value)}; expected {expected}")
+
+
+# Takes a value and where it stands; returns it as a field's type wants it, or raises ConfigError.
+_Convert = Callable[[Any, _Place], Any]
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _converters(kind: Any) -> dict[str, _Convert]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {field.name: _converter(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _needed(kind: Any) -> frozenset[str]:
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
 
 
 def _build(kind: type[T], table: object, place: _Place) -> T:
     if not isinstance(table, Mapping):
         raise place.wrong(table, "a table")
-    hints = _hints(typing.cast("Any", kind))
+    converters = _converters(typing.cast("Any", kind))
     built: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key)[:80], hints, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(hints)}"
-            raise place.error(f"unknown key {shown(place.below(str(key)).path)}; {advice}")
-        built[key] = _convert(value, hints[key], place.below(key))
-    for field in dataclasses.fields(typing.cast("Any", kind)):
-        needed = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if (needed or (place.complete and kind not in place.partial)) and field.name not in built:
-            raise place.error(f"missing key {place.below(field.name).path!r}")
+        here = _Place(place.file, place, str(key))
+        if key not in converters:
+            near = difflib.get_close_matches(str(key)[:80], converters, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(converters)}"
+            raise place.error(f"unknown key {shown(here.path())}; {advice}")
+        built[key] = converters[key](value, here)
+    whole = place.file.complete and kind not in place.file.partial
+    for name in converters if whole else _needed(typing.cast("Any", kind)):
+        if name not in built:
+            raise place.error(f"missing key {_Place(place.file, place, name).path()!r}")
     return kind(**built)
 
 
-def _convert(value: Any, hint: Any, place: _Place) -> Any:
-    """Return the value as a field's type takes it; ConfigError if it does not."""
-    if hint is Any:
-        return value
+def _converter(hint: Any) -> _Convert:
+    """Return what reads values of a type hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return lambda value, place: value
     if origin is Annotated:
-        value = _convert(value, args[0], place)
-        for rule in args[1:]:
+        return _ruled(_converter(args[0]), args[1:])
+    if origin in (typing.Union, types.UnionType):
+        return _one_type(args)
+    if origin is Literal:
+        return _ruled(_plain(str), (OneOf(*args),))
+    if origin is tuple:
+        return _list(_converter(args[0]))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _table(_converter(args[1]))
+    if dataclasses.is_dataclass(hint):
+        kind = typing.cast("type[Any]", hint)
+        return lambda value, place: value if isinstance(value, kind) else _build(kind, value, place)
+    return _plain(hint)
+
+
+def _ruled(convert: _Convert, rules: tuple[Any, ...]) -> _Convert:
+    def ruled(value: Any, place: _Place) -> Any:
+        value = convert(value, place)
+        for rule in rules:
             if value is not None and not rule.holds(value):
                 raise place.wrong(value, rule)
         return value
-    if origin in (typing.Union, types.UnionType):
-        return _one_type(value, args, place)
-    if origin is Literal:
-        if not isinstance(value, str) or value not in args:
-            raise place.wrong(value, f"one of {', '.join(args)}")
-        return value
-    if origin is tuple:
+
+    return ruled
+
+
+def _list(convert: _Convert) -> _Convert:
+    def items(value: Any, place: _Place) -> Any:
         if not isinstance(value, list | tuple):
             raise place.wrong(value, "a list")
-        return tuple(_convert(v, args[0], place.item(i)) for i, v in enumerate(value))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return tuple(convert(v, _Place(place.file, place, i)) for i, v in enumerate(value))
+
+    return items
+
+
+def _table(convert: _Convert) -> _Convert:
+    text = _plain(str)
+
+    def entries(value: Any, place: _Place) -> Any:
         if not isinstance(value, Mapping):
             raise place.wrong(value, "a table")
         return {
-            _convert(k, str, place): _convert(v, args[1], place.below(str(k)))
-            for k, v in value.items()
+            text(k, place): convert(v, _Place(place.file, place, str(k))) for k, v in value.items()
         }
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, typing.cast("type[Any]", hint)):
-            return value
-        return _build(typing.cast("type[Any]", hint), value, place)
-    return _plain(value, hint, place)
+
+    return entries
 
 
-def _one_type(value: Any, kinds: tuple[Any, ...], place: _Place) -> Any:
-    if value is None and type(None) in kinds:
-        return None
+def _one_type(kinds: tuple[Any, ...]) -> _Convert:
     others = [kind for kind in kinds if kind is not type(None)]
-    if len(others) == 1:
-        return _convert(value, others[0], place)
-    for kind in others:
-        with contextlib.suppress(ConfigError):
-            return _convert(value, kind, place)
-    raise place.wrong(value, " or ".join(map(_said, others)))
+    converters = [_converter(kind) for kind in others]
+    expected = " or ".join(map(_said, others))
+
+    def choose(value: Any, place: _Place) -> Any:
+        if value is None and type(None) in kinds:
+            return None
+        if len(converters) == 1:
+            return converters[0](value, place)
+        for convert in converters:
+            with contextlib.suppress(ConfigError):
+                return convert(value, place)
+        raise place.wrong(value, expected)
+
+    return choose
 
 
 def _said(kind: Any) -> str:
@@ -240,16 +289,21 @@ def _said(kind: Any) -> str:
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def _plain(value: Any, kind: Any, place: _Place) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        # What a float cannot hold is outside of every range, and would raise OverflowError.
-        value = float(value) if value.bit_length() < 1000 else math.inf
-    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if not fits or (kind is float and not math.isfinite(value)):
-        raise place.wrong(value, _NAMES.get(kind, getattr(kind, "__name__", kind)))
-    if kind is str:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise place.wrong(value, "text without lone surrogates") from None
-    return value
+def _plain(kind: Any) -> _Convert:
+    expected = _NAMES.get(kind, getattr(kind, "__name__", kind))
+
+    def plain(value: Any, place: _Place) -> Any:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            # What a float cannot hold is outside of every range, and would raise OverflowError.
+            value = float(value) if value.bit_length() < 1000 else math.inf
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not fits or (kind is float and not math.isfinite(value)):
+            raise place.wrong(value, expected)
+        if kind is str and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise place.wrong(value, "text without lone surrogates") from None
+        return value
+
+    return plain

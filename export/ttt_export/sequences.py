@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def load_sequences(checkpoint: Checkpoint, path: Path | None = None, seed: int =
         ExportError: the file is missing, a line is wrong, or there are too few sequences.
     """
     own = checkpoint.path / CALIBRATION_FILE
-    if path is None and own.is_file():
+    if path is None and os.path.lexists(own):
         path = own
     if path is None:
         made = [_synthetic(checkpoint, seed + number) for number in range(2 * SYNTHETIC_COUNT)]
