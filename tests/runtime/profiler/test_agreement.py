@@ -110,12 +110,12 @@ def test_what_could_not_be_written_is_told_before_measuring(
         (("--say", missing), "no such file"),
         (("--state", missing), "no such file"),
         (("--state", text / "file"), "text"),
-        (("--state", tmp_path), "a folder was given"),
-        (("--state", text), "is no JSON table"),
-        (("--state", binary), "is no JSON table"),
+        (("--state", tmp_path), "is a folder"),
+        (("--state", text), "is not valid JSON"),
+        (("--state", binary), "is not UTF-16"),
         (("--state", state, "--table", table), "no such file"),
         (("--state", state, "--table", text), "add both"),
-        (("--state", state, "--table", binary), "is no text"),
+        (("--state", state, "--table", binary), "is not UTF-16"),
     ):
         code, out, err = run(bundle, "--fast", "threshold=1.0", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), err
