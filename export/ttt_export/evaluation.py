@@ -13,7 +13,6 @@ and writes a JSON object with `rows` (measure, heard voices, new voices) and `tu
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_ref.bounded import MIB, read_json
 from ttt_ref.errors import ConfigError, ExportError
 
 RECIPE_EVALUATION: Final = "python -m recipes.tiny.evaluate"
@@ -103,8 +103,8 @@ def run_program(bundle: Path, options: EvaluationOptions, report: Path) -> dict[
     if failed is not None:
         raise ExportError(f"the evaluation of {bundle.name} failed: {failed}")
     try:
-        read: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        read: dict[str, Any] = read_json(report, 64 * MIB, ExportError, strict=False)
+    except (OSError, ExportError) as error:
         raise ExportError(f"the evaluation of {bundle.name} left no report: {error}") from None
     return read
 

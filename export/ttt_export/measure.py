@@ -23,6 +23,7 @@ from typing import Annotated
 import psutil
 import typer
 
+from ttt_ref.bounded import parse_json, read_bytes
 from ttt_ref.command_line import run_app
 from ttt_ref.errors import ConfigError, ExportError
 
@@ -211,9 +212,9 @@ def read_results(path: Path) -> list[Measured]:
     """
     path.absolute().parent.stat()
     rows: list[Measured] = []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(read_bytes(path).splitlines() if path.exists() else [], 1):
         try:
-            rows.append(Measured(**json.loads(line)))
+            rows.append(Measured(**parse_json(line, strict=False)))
             table(rows[-1:])  # fails unless its figures are numbers
         except (ValueError, TypeError):
             raise ConfigError(

@@ -10,7 +10,6 @@ without "its codec" hold the codec in float32: they tell what the model's precis
 from __future__ import annotations
 
 import fnmatch
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import typer
 
 from ttt_export.evaluation import EvaluationOptions, run_program
 from ttt_export.quality_variants import Variant, variants
+from ttt_ref.bounded import Unreadable, parse_json, read_bytes
 from ttt_ref.command_line import run_app
 from ttt_ref.errors import ExportError
 from ttt_ref.outputs import write_whole
@@ -66,8 +66,8 @@ def _file_name(variant: Variant) -> str:
 def read_kept(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Read a row, or a part of one, that stands in the folder; ExportError if it is broken."""
     try:
-        kept = json.loads(path.read_bytes())
-    except ValueError:
+        kept = parse_json(read_bytes(path, error=ExportError), strict=False)
+    except Unreadable:
         kept = None
     if not isinstance(kept, dict) or not all(key in kept for key in keys):
         raise ExportError(

@@ -56,7 +56,7 @@ def test_a_broken_file_of_results(tied, tmp_path, refused, line):
 def test_places_of_a_measurement(tied, tmp_path, refused):
     """A file that could not be written was reported after the first export."""
     here = ("--folder", tmp_path)
-    assert "a folder was given" in refused(measure, tied, *here, "--results", tmp_path)
+    assert "is a folder" in refused(measure, tied, *here, "--results", tmp_path)
     missing = tmp_path / "none"
     assert "no such file" in refused(measure, tied, *here, "--results", missing / "rows")
     assert "no such file" in refused(measure, tied, "--folder", missing)

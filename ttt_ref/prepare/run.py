@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ttt_ref import outputs
-from ttt_ref.bounded import read_json
+from ttt_ref.bounded import parse_json, read_json
 from ttt_ref.checkpoint import read_config, read_layout, write_json
 from ttt_ref.config import TokenLayout
 from ttt_ref.errors import AudioError, CodecError, ConfigError, DataError
@@ -194,7 +194,7 @@ def _open_work(work: Path, options: PrepareOptions) -> dict[str, tuple[list[int]
     if codes.exists():
         for line in codes.read_bytes().splitlines(keepends=True):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 kept[entry["key"]] = (entry["codes"], entry["answer"])
             except (ValueError, KeyError, TypeError):
                 break  # cut off when the process was killed

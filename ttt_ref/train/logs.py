@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ttt_ref.bounded import parse_json, read_lines
 from ttt_ref.train.config import LogSection
 
 
@@ -19,11 +20,11 @@ def keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in map(str.rstrip, read_lines(path)):
         try:
-            if int(json.loads(line).get("step", 0)) <= step:
+            if int(parse_json(line, strict=False).get("step", 0)) <= step:
                 kept.append(line)
-        except (ValueError, AttributeError):
+        except (ValueError, OverflowError, TypeError, AttributeError):
             continue  # a line cut short by a crash
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 

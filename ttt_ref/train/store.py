@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ttt_ref.bounded import TOKENIZER_BYTES, read_bytes, read_json
 from ttt_ref.errors import ConfigError
 from ttt_ref.outputs import Staged
 from ttt_ref.tokenizer_files import TOKENIZER_FILES
@@ -75,7 +76,7 @@ def fingerprint(data_file: Path, tokenizer_dir: Path, variant: str = "") -> str:
     digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
-            content = (tokenizer_dir / name).read_bytes()
+            content = read_bytes(tokenizer_dir / name, TOKENIZER_BYTES)
             digest.update(f"{name} {len(content)} ".encode() + content)
     return f"{data_file.stem[:40]}-{digest.hexdigest()[:16]}"
 
@@ -89,7 +90,7 @@ def open_store(folder: Path, name: str) -> Store:
         offsets=np.load(folder / "offsets.npy"),
         prompt_lengths=np.load(folder / "prompt_lengths.npy"),
         first_trained=np.load(folder / "first_trained.npy"),
-        passed_over=int(json.loads((folder / "store.json").read_text())["passed_over"]),
+        passed_over=int(read_json(folder / "store.json")["passed_over"]),
     )
 
 

@@ -16,7 +16,8 @@ from ttt_export.tensorrt.command_line import equivalent_command
 from ttt_export.tensorrt.profiles import ROWS, SpanShape, graph_profiles
 from ttt_export.tensorrt.progress import Bar, Silent
 from ttt_export.tensorrt.request import BuildOptions, build_request, target_architecture
-from ttt_ref.errors import DeviceError, ExportError
+from ttt_ref.bounded import read_json
+from ttt_ref.errors import BundleError, DeviceError, ExportError
 from ttt_ref.outputs import write_whole
 from ttt_runtime.backends.tensorrt.api import Backend, load_backend, require_parser
 from ttt_runtime.backends.tensorrt.loader import ENGINE_FOLDER, Probe
@@ -228,9 +229,9 @@ def forget_damaged_engines(folder: Path) -> None:
     """
     config_file = folder / CONFIG_NAME
     try:
-        config = json.loads(config_file.read_bytes())
+        config = read_json(config_file, error=BundleError)
         listed = dict(config["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, BundleError, ValueError, KeyError, TypeError):
         return  # opening the bundle says what is wrong with it
     kept = {name: record for name, record in listed.items() if _is_whole(folder, name, record)}
     if kept.keys() != listed.keys():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ttt_ref.bounded import read_bytes
 from ttt_ref.errors import ConfigError
 from ttt_ref.package import install_command
 from ttt_runtime.bundle.folder import Bundle
@@ -103,7 +104,7 @@ def _shown(host: str) -> str:
 
 def _token(file: Path | None) -> str | None:
     if file is not None:
-        token = file.read_text(encoding="utf-8", errors="replace").strip()
+        token = read_bytes(file, 1 << 16, ConfigError).decode(errors="replace").strip()
         if not token:
             raise ConfigError(f"the token file {file} is empty; put some random letters into it")
         return token

@@ -152,5 +152,5 @@ def test_impossible_configurations_are_refused() -> None:
         replace(TINY, right_context=(7,))
     with pytest.raises(ConfigError, match="pad_samples"):
         replace(TINY, pad_samples=100)
-    with pytest.raises(ConfigError, match="unknown keys"):
+    with pytest.raises(ConfigError, match="unknown key"):
         TokenizerConfig.from_dict({"widht": 3})

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ttt_ref.bounded import check_plain, read_json, shown
 from ttt_ref.codec.builtin.config import DecoderConfig, TokenizerConfig
 from ttt_ref.codec.builtin.decoder import SpeechDecoder
 from ttt_ref.codec.builtin.tokenizer import SpeechTokenizer
@@ -28,7 +29,7 @@ def _write(folder: Path, part: str, config: dict[str, Any], module: nn.Module) -
     file = folder / "config.json"
     known: dict[str, Any] = {"ttt_codec": {"type": CODEC_TYPE}}
     if file.exists():
-        known = json.loads(file.read_text())
+        known = read_json(file, error=CheckpointError)
     known["ttt_codec"][part] = config
     write_whole(file, json.dumps(known, indent=2) + "\n")
 
@@ -38,18 +39,19 @@ def _read(folder: Path, part: str) -> tuple[dict[str, Any], dict[str, torch.Tens
     if not file.is_file():
         raise CheckpointError(f"no config.json in {folder}; give a codec checkpoint folder")
     try:
-        codec = json.loads(file.read_text())["ttt_codec"]
+        codec = read_json(file, error=CheckpointError)["ttt_codec"]
         kind = codec["type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not a codec configuration ({error!r})") from error
     if kind != CODEC_TYPE or part not in codec:
         raise CheckpointError(
-            f"{file} holds a {kind!r} codec with {sorted(codec)}; expected {CODEC_TYPE!r} "
-            f"with a {part}"
+            f"{file} holds a {shown(kind)} codec with {shown(sorted(codec))}; expected "
+            f"{CODEC_TYPE!r} with a {part}"
         )
     weights = folder / f"{part}.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"no {weights.name} in {folder}; the checkpoint is incomplete")
+    check_plain(weights, CheckpointError)
     try:
         return codec[part], load_file(weights)
     except SafetensorError as error:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Self
 
 from ttt_ref.errors import ConfigError
+from ttt_ref.ranges import ContextTokens, PadSamples, RateHz, Seed, WindowSamples
+from ttt_ref.schema import Length, Range, build, check
+
+Width = Annotated[int, Range(1, 8192)]
+Small = Annotated[int, Range(1, 64)]
+Digits = Annotated[int, Range(1, 12)]
+Taps = Annotated[tuple[Annotated[int, Range(0, 64)], ...], Length(0, 64)]
+Decibels = Annotated[float, Range(-200, 200)]
 
 
 class _Record:
@@ -14,13 +22,7 @@ class _Record:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from JSON values; unknown keys are refused, lists become tuples."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(
-                f"{cls.__name__}: unknown keys {unknown}; known are {sorted(known)}; remove them"
-            )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return build(cls, values, cls.__name__)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values (tuples become lists)."""
@@ -36,20 +38,21 @@ class TokenizerConfig(_Record):
     sum, with the two strided convolutions and the analysis window, is the look-ahead.
     """
 
-    sample_rate_hz: int = 16_000
-    fft_samples: int = 512
-    window_samples: int = 400
-    hop_samples: int = 160
-    mel_bins: int = 80
-    pad_samples: int = 3_200
-    width: int = 256
-    expansion: int = 3
-    kernel: int = 7
-    right_context: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
-    code_digits: int = 6
+    sample_rate_hz: RateHz = 16_000
+    fft_samples: WindowSamples = 512
+    window_samples: WindowSamples = 400
+    hop_samples: WindowSamples = 160
+    mel_bins: Annotated[int, Range(1, 4096)] = 80
+    pad_samples: PadSamples = 3_200
+    width: Width = 256
+    expansion: Small = 3
+    kernel: Small = 7
+    right_context: Taps = (2, 2, 2, 1, 1, 1)
+    code_digits: Digits = 6
     code_levels: int = 3
 
     def __post_init__(self) -> None:
+        check(self, type(self).__name__)
         if self.code_levels != 3:
             raise ConfigError(f"code_levels is {self.code_levels}; only 3 is supported")
         if any(not 0 <= r < self.kernel for r in self.right_context):
@@ -58,7 +61,7 @@ class TokenizerConfig(_Record):
             )
         if self.window_samples > self.fft_samples or self.hop_samples > self.window_samples:
             raise ConfigError("need hop_samples <= window_samples <= fft_samples")
-        if self.pad_samples < 0 or self.pad_samples % self.code_samples:
+        if self.pad_samples % self.code_samples:
             raise ConfigError(
                 f"pad_samples is {self.pad_samples}; use a multiple of {self.code_samples}"
             )
@@ -97,29 +100,28 @@ class DecoderConfig(_Record):
     its output is read that much later.
     """
 
-    sample_rate_hz: int = 16_000
-    hop_samples: int = 160
-    fft_samples: int = 512
-    code_digits: int = 6
+    sample_rate_hz: RateHz = 16_000
+    hop_samples: WindowSamples = 160
+    fft_samples: WindowSamples = 512
+    code_digits: Digits = 6
     code_levels: int = 3
-    width: int = 256
-    expansion: int = 3
-    kernel: int = 7
-    code_blocks: int = 4
-    frame_blocks: int = 6
-    filter_blocks: int = 2
-    look_ahead_tokens: int = 4
-    noise_seed: int = 20_509
-    gate_db: float = -62.0
-    gate_range_db: float = 6.0
+    width: Width = 256
+    expansion: Small = 3
+    kernel: Small = 7
+    code_blocks: Small = 4
+    frame_blocks: Small = 6
+    filter_blocks: Small = 2
+    look_ahead_tokens: ContextTokens = 4
+    noise_seed: Seed = 20_509
+    gate_db: Decibels = -62.0
+    gate_range_db: Decibels = 6.0
 
     def __post_init__(self) -> None:
+        check(self, type(self).__name__)
         if self.code_levels != 3:
             raise ConfigError(f"code_levels is {self.code_levels}; only 3 is supported")
         if not 2 * self.hop_samples < self.fft_samples <= 4 * self.hop_samples:
             raise ConfigError("fft_samples must lie in 2..4 hops, the overlap that is summed")
-        if self.look_ahead_tokens < 0:
-            raise ConfigError(f"look_ahead_tokens is {self.look_ahead_tokens}; use 0 or more")
 
     @property
     def code_samples(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ttt_ref.bounded import check_plain
 from ttt_ref.errors import CodecError
 
 MAX_PICKLE_BYTES = 64 << 20
@@ -240,6 +241,7 @@ def load_torch_zip(path: Path) -> dict[str, torch.Tensor]:
         CodecError: not such a file, damaged, or holding anything but tensors. Nothing of the
             file's pickle has been executed.
     """
+    check_plain(path, CodecError)
     try:
         with zipfile.ZipFile(path) as archive:
             reader = _Archive(path, archive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ttt_ref.bounded import check_plain, read_json
 from ttt_ref.codec.glm4voice.config import FlowConfig, HiftConfig, TokenizerConfig
 from ttt_ref.codec.glm4voice.flow import Flow
 from ttt_ref.codec.glm4voice.hift import Hift
@@ -29,6 +29,7 @@ State = dict[str, Tensor]
 def _read_safetensors(paths: list[Path]) -> State:
     state: State = {}
     for path in paths:
+        check_plain(path, CodecError)
         try:
             state.update(load_file(path))
         except (SafetensorError, ValueError, KeyError) as error:
@@ -38,10 +39,7 @@ def _read_safetensors(paths: list[Path]) -> State:
 
 
 def _read_json(path: Path) -> dict[str, object]:
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise CodecError(f"{path} is not readable JSON; fetch it again") from None
+    data = read_json(path, error=CodecError, advice="fetch it again")
     if not isinstance(data, dict):
         raise CodecError(f"{path} holds no table; expected the tokenizer's config")
     return data

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ttt_ref.bounded import read_bytes
 from ttt_ref.errors import CodecError
 
 MAX_BYTES = 1 << 20
@@ -89,10 +90,9 @@ def read_yaml(path: Path, sections: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         CodecError: the file is no YAML, too large, or lacks a section.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise CodecError(f"{path} is larger than {MAX_BYTES} bytes; that is no codec config")
+    content = read_bytes(path, MAX_BYTES, CodecError)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
         _check_tokens(path, text)
         data = yaml.load(text, Loader=_PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
