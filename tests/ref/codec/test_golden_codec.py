@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,25 @@ def near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float, what: s
     assert actual.shape == expected.shape, what
     worst = float((actual - expected).abs().max())
     assert worst <= tolerance, f"{what}: {worst:.2e} > {tolerance:.0e}"
+
+
+def near_spectrum(
+    got: torch.Tensor,
+    want: torch.Tensor,
+    amplitude: Callable[[torch.Tensor], torch.Tensor],
+    what: str,
+) -> None:
+    """Compare log-mel cells: within 1e-5, or equal to the rounding of a float32 transform.
+
+    Every CPU's library rounds the transform in its own way, by up to 2^-24 of the loudest
+    amplitude. Near the floor the logarithm makes up to 1e-4 of that; the stored values differ by as
+    much from the transform in float64.
+    """
+    inexact = (got - want).abs() > 1e-5
+    linear = (amplitude(got) - amplitude(want)).abs()
+    worst = float(linear[inexact].max()) if inexact.any() else 0.0
+    allowed = float(amplitude(want).max()) * 2**-24
+    assert worst <= allowed, f"{what}: amplitudes differ by {worst:.2e} > {allowed:.0e}"
 
 
 def read_wav(path: Path) -> tuple[torch.Tensor, int]:
@@ -95,8 +115,10 @@ def test_golden_codec_tokenizer_stages(tokenizer_case: Path, load) -> None:
         "features_last32": features[:, :, -32:],
         "features_mean": features.mean(2),
     }.items():
-        if key in want:
+        if key == "features_mean" and key in want:
             near(part, want[key], 1e-5, key)
+        elif key in want:
+            near_spectrum(part, want[key], lambda cell: 10 ** (2 * cell - 2), key)
     got = encoder(features, mask)
     kept = mask[:, ::8]
     assert torch.equal(got.ids[kept], want["token_ids"][kept])
@@ -194,7 +216,8 @@ def test_golden_codec_streamed_chain(stream_chain: Path, golden_codec: Path, loa
 
 def test_golden_codec_prompt_mel(prompt_mel_case: Path) -> None:
     audio, _ = read_wav(next(prompt_mel_case.parent.glob("*.wav")))
-    near(logmel.prompt_log_mel(audio)[None], load_file(prompt_mel_case)["mel"], 1e-5, "mel")
+    want = load_file(prompt_mel_case)["mel"]
+    near_spectrum(logmel.prompt_log_mel(audio)[None], want, torch.exp, "mel")
 
 
 def test_golden_codec_tables(golden_codec: Path) -> None:
