@@ -159,6 +159,22 @@ def test_a_row_does_not_depend_on_its_neighbours(kernels):
             np.testing.assert_array_equal(alone[0], together[row])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_inputs_that_are_no_numbers_stay_in_their_row(kernels, bad):
+    """Under sanitizers this was an overflow: the codes of a NaN are the least of all numbers."""
+    rng = np.random.default_rng(4)
+    stored, _, _ = draw_matrix(rng, 256, 96, 4, 64, zeros=True)
+    weights = HeadWeights(kernels, stored)
+    x = rng.normal(size=(40, 256)).astype(np.float32)
+    whole, damaged = np.zeros((40, 96), np.float32), np.zeros((40, 96), np.float32)
+    multiply(kernels, weights, x, whole)
+    x[7] = bad
+    x[9, 64:128] = bad
+    multiply(kernels, weights, x, damaged)
+    others = [row for row in range(40) if row not in (7, 9)]
+    np.testing.assert_array_equal(damaged[others], whole[others])
+
+
 def test_what_vectors_cannot_walk_is_refused(kernels):
     rng = np.random.default_rng(3)
     for inputs, block in ((20, 20), (24, 12)):

@@ -89,7 +89,15 @@ ALWAYS_INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
 ALWAYS_INLINE vi vi_set(int32_t a) { return _mm512_set1_epi32(a); }
 ALWAYS_INLINE vi vi_zero(void) { return _mm512_setzero_si512(); }
 ALWAYS_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
-ALWAYS_INLINE int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
+/* By vectors to the last: the compiler's own sum ends in C, where an overflow is undefined, and the
+ * codes of a NaN are the least of all numbers. */
+ALWAYS_INLINE int32_t vi_sum(vi a)
+{
+    __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    s = _mm_add_epi32(s, _mm_unpackhi_epi64(s, s));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 1)));
+}
 ALWAYS_INLINE vi low_halves(vi a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 ALWAYS_INLINE vi high_halves(vi a) { return low_halves(_mm512_srli_epi16(a, 4)); }
 ALWAYS_INLINE vi dot4(vi sum, vi bytes, vi signed_bytes)
