@@ -81,7 +81,11 @@ class StreamingWavWriter:
             raise AudioError(f"{path} is a folder; give the name of a file to write")
         if path.exists() and not path.is_file():  # a pipe or a device
             self._file = path.open("wb")
-            self._put(wav_header(sample_rate_hz, None))
+            try:
+                self._put(wav_header(sample_rate_hz, None))
+            except BaseException:
+                self.abort()
+                raise
             return
         self._staged = Staged(target)
         self._file = self._staged.path.open("wb")
@@ -138,10 +142,13 @@ class StreamingWavWriter:
             raise
 
     def abort(self) -> None:
-        """Remove what was written."""
+        """Remove what was written; what a pipe or a device did not take is lost."""
+        if self._staged is None and self._file is sys.stdout.buffer:
+            return
+        # Left open it would be flushed at the end of the process, and Python 3.14 tells of errors.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._staged is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
             self._staged.discard()
 
     def _named(self) -> contextlib.AbstractContextManager[None]:

@@ -168,7 +168,8 @@ def test_a_signal_while_libraries_are_imported(
 ) -> None:
     """Ctrl-C in the first 0.1 s printed a traceback out of whatever was being imported."""
     (tmp_path / "slow_command.py").write_text(
-        "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
+        # Short sleeps: a signal just before a long one would wait for its end.
+        "import time\nprint('importing', flush=True)\nfor _ in range(300): time.sleep(0.1)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", LAUNCH.format(folder=str(tmp_path))],

@@ -169,10 +169,10 @@ def test_garbage_ends_its_own_connection_only(shipped: ServerState, data: bytes)
     async def scenario() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", shipped.wyoming_port)
         writer.write(data)
-        writer.write_eof()
-        try:
+        try:  # the server may have left already
+            writer.write_eof()
             answer = await asyncio.wait_for(reader.read(), 10)
-        except ConnectionError:
+        except OSError:
             answer = b""
         assert b"Traceback" not in answer
         writer.close()
