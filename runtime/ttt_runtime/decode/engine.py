@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from time import perf_counter_ns
 
@@ -17,7 +18,7 @@ from ttt_ref.errors import ConfigError
 from ttt_runtime.backends.base import Floats, Runner
 from ttt_runtime.bundle.folder import Bundle, Verify
 from ttt_runtime.decode.approximations import EXACT, Approximations, Exactness, exactness_named
-from ttt_runtime.decode.events import AnyEvent, DoneEvent
+from ttt_runtime.decode.events import AnyEvent, DoneEvent, TextEvent
 from ttt_runtime.decode.guard import GenerationGuard
 from ttt_runtime.decode.sampler import Sampler
 from ttt_runtime.decode.scheduler import (
@@ -76,6 +77,7 @@ class SpeechEngine:
         self.layout = layout
         self.bundle = bundle
         self.interleaved = interleaved
+        self.tells_probability = False  # with each greedy text token; costs a sum over the logits
         self._chunk_rows = chunk_rows
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
         self._guard = GenerationGuard()
@@ -284,6 +286,7 @@ class SpeechEngine:
                 plan_passes=plan_passes,
             )
             sampler = self.sampler(config, seed)
+            sampler.tells_probability = self.tells_probability
             ids = scheduler.ids
             del self._kept[cached:]
             while (step := scheduler.decide()) is not None:
@@ -311,6 +314,8 @@ class SpeechEngine:
                 if observer is not None:
                     observer(step, begin_ns, end_ns)
                 if event is not None:
+                    if isinstance(event, TextEvent) and self.tells_probability:
+                        event = replace(event, probability=sampler.probability)
                     if self.interleaved:
                         self._kept[:] = ids[: scheduler.cached]
                     yield event

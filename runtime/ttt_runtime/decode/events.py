@@ -15,10 +15,14 @@ DoneReason = Literal["end", "length", "full", "cancelled", "runaway"]
 
 @dataclass(frozen=True, slots=True)
 class TextEvent:
-    """One token chosen by the text loop (usually text; `position` counts from the prompt's 0)."""
+    """One token chosen by the text loop (usually text; `position` counts from the prompt's 0).
+
+    `probability`: what the model gave it, where the engine `tells_probability`.
+    """
 
     ids: tuple[int, ...]
     position: int
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

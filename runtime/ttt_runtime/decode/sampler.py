@@ -61,6 +61,9 @@ class Sampler:
         self._config = config
         self._rng = rng
         self._unconditional = unconditional
+        # What the last text token had, once it is asked for; drawn tokens are not told.
+        self.tells_probability = False
+        self.probability: float | None = None
         constrained = options.constrained_heads
         if config.samples_text:
             self._choose_text: ChooseText = (
@@ -116,11 +119,16 @@ class Sampler:
     def _greedy_text_any(self, hidden: Floats, forbid_end: bool) -> int:
         text = self._runner.text_best(hidden, forbid_end=forbid_end)
         speech = self._runner.speech_best(hidden)
+        if self.tells_probability:
+            self.probability = float(combine(text, speech)[1][0])
         best = speech if speech.logits[0] > text.logits[0] else text
         return int(best.ids[0])
 
     def _greedy_text_side(self, hidden: Floats, forbid_end: bool) -> int:
-        return int(self._runner.text_best(hidden, forbid_end=forbid_end).ids[0])
+        best = self._runner.text_best(hidden, forbid_end=forbid_end)
+        if self.tells_probability:
+            self.probability = float(confidence_of(best)[0])
+        return int(best.ids[0])
 
     def _top_p_any(self, hidden: Floats, forbid_end: bool) -> int:
         text = self._runner.text_logits(hidden, forbid_end=forbid_end)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ttt_ref.errors import ConfigError, TttError
 from ttt_runtime.codec.base import TokenizerStream
 from ttt_runtime.dialogue.assistant import Assistant, AudioPart, Reply, TextPart
+from ttt_runtime.dialogue.text_stream import least_of
 
 Audio = NDArray[np.float32]
 THREAD_NAME: Final = "ttt-answerer"
@@ -33,6 +34,7 @@ class Transcript:
 
     ticket: int
     text: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Answerer:
     ) -> None:
         if assistant.tokenizer is None:
             raise ConfigError("a conversation needs a bundle with a speech tokenizer")
+        assistant.engine.tells_probability = True  # of the transcript: it ends turns
         self._assistant = assistant
         self._tokenizer = assistant.tokenizer
         self._tell = tell
@@ -227,6 +230,7 @@ class Answerer:
         assistant = self._assistant
         writes_transcript = assistant.prompts.prompts.transcript_first
         first_line, is_told = "", not writes_transcript
+        least: float | None = None
         for part in assistant.answer_codes(
             codes, history=self._history, seed=self._seed, cancel=cancel
         ):
@@ -235,10 +239,11 @@ class Answerer:
                     self._tell(Said(ticket, part.text))
                     continue
                 first_line += part.text
+                least = least_of(least, part.probability)
                 line, newline, rest = first_line.partition("\n")
                 if newline:
                     is_told = True
-                    self._tell(Transcript(ticket, line.strip()))
+                    self._tell(Transcript(ticket, line.strip(), least))
                     if rest:
                         self._tell(Said(ticket, rest))
             elif isinstance(part, AudioPart):
@@ -247,7 +252,7 @@ class Answerer:
                 assert self._turn is not None
                 self._turn.reply = part
                 if not is_told and not cancel.is_set():
-                    self._tell(Transcript(ticket, first_line.strip()))
+                    self._tell(Transcript(ticket, first_line.strip(), least))
                 self._tell(Answered(ticket, part, encode_ms))
 
     def _do_drop(self, ticket: int) -> None:

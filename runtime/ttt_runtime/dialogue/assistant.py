@@ -32,7 +32,7 @@ from ttt_runtime.dialogue.history import HistoryPolicy, drop_oldest, room_for_hi
 from ttt_runtime.dialogue.overlap import CancelEither, Decode, in_turn, overlapped
 from ttt_runtime.dialogue.prompt import PromptBuilder, Task
 from ttt_runtime.dialogue.runaway import RunawayGuard, end_note, watched, words_not_spoken
-from ttt_runtime.dialogue.text_stream import TextStream
+from ttt_runtime.dialogue.text_stream import TextStream, least_of
 from ttt_runtime.dialogue.timeline import Timeline
 
 HEARD_NOTHING = "I heard nothing."
@@ -42,9 +42,13 @@ TURN_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Text that became final, to be appended to what came before."""
+    """Text that became final, to be appended to what came before.
+
+    `probability`: the least of its tokens', where the engine tells it.
+    """
 
     text: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +463,7 @@ class Assistant:
         text = TextStream(self.prompts, mark)
         text.whole = self.prompts.decode(transcript)
         answer: list[int] = []
+        least: float | None = None
         reason: DoneReason = "end"
         with contextlib.closing(items):
             for item in items:
@@ -467,8 +472,10 @@ class Assistant:
                     continue
                 answer.extend(item.ids)
                 if isinstance(item, TextEvent):
+                    least = least_of(least, item.probability)
                     if part := text.push(item.ids[0]):
-                        yield TextPart(part)
+                        yield TextPart(part, least)
+                        least = None
                 elif isinstance(item, DoneEvent):
                     reason = item.reason
         if voice is not None and voice.playback is not None:

@@ -266,7 +266,7 @@ class LiveConversation:
         if isinstance(event, Transcript):
             turn.transcript = event.text
             self._tell_event("transcript", {"turn": turn.ticket, "text": event.text})
-            self._do(self.machine.heard(turn.ticket, event.text))
+            self._do(self.machine.heard(turn.ticket, event.text, event.probability))
         elif isinstance(event, Said):
             turn.text += event.text
             self._tell_event("text", {"turn": turn.ticket, "text": event.text})

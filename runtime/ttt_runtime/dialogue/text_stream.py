@@ -8,6 +8,13 @@ from ttt_runtime.dialogue.prompt import PromptBuilder
 _LONGEST_CHARACTER = 4
 
 
+def least_of(one: float | None, other: float | None) -> float | None:
+    """Return the smaller probability; None is not known, and the other one counts."""
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
+
+
 class TextStream:
     """Decodes text ids one by one; bytes of an unfinished character wait for the rest.
 

@@ -52,13 +52,15 @@ class TurnSettings:
         off_probability: below it a frame of the user's turn is silence.
         voice_lag_s: how late the detector falls silent; silence is counted from so much earlier.
         speculate_s: silence after which the answer is computed and held.
-        complete_s: silence that ends a turn whose transcript reads complete.
+        sure_s: silence that ends a turn whose transcript reads complete and is sure.
+        sure_probability: of each of its tokens, from which on it is (see `end_of_turn`).
+        complete_s: the same where a word of it may be a guess.
         incomplete_s: silence that ends it otherwise: broken off, nothing heard, or very short.
         fixed_s: silence that ends a turn whatever its transcript; None decides by the transcript.
         short_s: an utterance with less speech in it is waited for as an incomplete one.
         resume_frames: frames of speech after which the user goes on and the answer is dropped.
         reopen_s: speech that begins so soon after the turn's release continues that turn.
-        patience_step_s: added to `complete_s` when a release was too early, up to `incomplete_s`.
+        patience_step_s: added to these when a release was too early, up to `incomplete_s`.
         longest_turn_s: a turn is answered after so long, speech or not.
         longest_held_key_s: the same with the key held.
         no_speech_s: after the wake word, or an answer in its mode: then asleep again.
@@ -73,7 +75,9 @@ class TurnSettings:
     over_echo_db: float = 3.0
     off_probability: float = 0.35
     voice_lag_s: float = 0.05
-    speculate_s: float = 0.2
+    speculate_s: float = 0.12
+    sure_s: float = 0.2
+    sure_probability: float = 0.9
     complete_s: float = 0.35
     incomplete_s: float = 0.9
     fixed_s: float | None = None

@@ -13,7 +13,7 @@ answer has its first sound), `finished` (all of it was played, or there was noth
 `failed`; `key_down`, `key_up`, `wake`; `device_lost`, `device_back`, `reset` (a connection is
 gone); and `tick` where frames may stop coming. Each returns the actions to be done now.
 
-    LISTENING --speech--> SPEAKING --0.2 s of silence--> THINKING --its first sound--> HELD
+    LISTENING --speech--> SPEAKING --a short silence-> THINKING --its first sound--> HELD
         ^                    ^                              |   goes on: Drop            |
         |                    +------------------------------+----------------------------+
         |                                                   | silence: Release           |
@@ -30,6 +30,7 @@ when its last would have been played; who computes only when the turn is over ig
 from __future__ import annotations
 
 from ttt_runtime.audio.voice_frame import VoiceFrame
+from ttt_runtime.dialogue.end_of_turn import EndOfTurn
 from ttt_runtime.dialogue.turn_events import (
     Abandon,
     Abandoned,
@@ -46,7 +47,7 @@ from ttt_runtime.dialogue.turn_events import (
     TurnEnd,
     Unduck,
 )
-from ttt_runtime.dialogue.turn_settings import TurnSettings, reads_complete
+from ttt_runtime.dialogue.turn_settings import TurnSettings
 
 _FORGIVEN_FRAMES = 1  # frames in a row that may fall below the threshold within an onset
 
@@ -72,13 +73,12 @@ class TurnTaking:
         self._key_held = False
         # Its answer.
         self._ticket = 0
-        self._transcript: str | None = None
+        self._end = EndOfTurn()
         self._has_sound = False
         self._is_finished = False
         self._released_s: float | None = None
         self._released_by: TurnEnd = "complete"
         self._may_interrupt = True  # False until the user falls silent once
-        self._patience_s = 0.0
 
     @property
     def phase(self) -> Phase:
@@ -93,8 +93,7 @@ class TurnTaking:
     @property
     def complete_s(self) -> float:
         """Silence that ends a turn whose transcript reads complete, with what was learnt."""
-        settings = self.settings
-        return min(settings.complete_s + self._patience_s, settings.incomplete_s)
+        return self._end.needed_s(self.settings)
 
     def frame(self, frame: VoiceFrame) -> list[Action]:
         """Take in the microphone's next frame."""
@@ -146,10 +145,16 @@ class TurnTaking:
             self._enter(Phase.LISTENING)
         return self._take()
 
-    def heard(self, ticket: int, transcript: str) -> list[Action]:
-        """The line of the question's transcript is written."""
+    def heard(self, ticket: int, transcript: str, probability: float | None = None) -> list[Action]:
+        """The line of the question's transcript is written.
+
+        Args:
+            ticket: of the computation.
+            transcript: what the model heard.
+            probability: the least that it gave a token of it; None: not known.
+        """
         if self._is_current(ticket):
-            self._transcript = transcript
+            self._end.heard(transcript, probability)
             if self._phase in (Phase.THINKING, Phase.HELD) and not self._onset_frames:
                 self._release_if_over()
         return self._take()
@@ -197,7 +202,7 @@ class TurnTaking:
         self._now = now_s
         if self._phase is not Phase.DEAF:
             self._give_up("reset")
-            self._patience_s = 0.0
+            self._end.reset()
             self._not_before = now_s
             self._enter(self._resting_phase())
         return self._take()
@@ -328,7 +333,7 @@ class TurnTaking:
             self._out.append(Drop(self._ticket))
         else:
             if self._released_by == "complete":
-                self._patience_s += self.settings.patience_step_s
+                self._end.was_too_early(self.settings)
             self._out.append(Reopen(self._ticket))
         self._speech_s += frame.end_s - self._onset_s
         self._speech_end_s = frame.end_s
@@ -337,23 +342,13 @@ class TurnTaking:
         self._enter(Phase.SPEAKING)
 
     def _release_if_over(self) -> None:
-        settings, silence = self.settings, self._silence_s()
         if self._released_s is not None or self._key_held:
             return
-        is_short = self._speech_s < settings.short_s
-        if settings.fixed_s is not None:
-            if silence >= settings.fixed_s:
-                self._release("fixed")
-        elif silence >= settings.incomplete_s:
-            if is_short and not self._reads_complete():
-                self._abandon("no_speech")  # a click or a cough; nobody waits for an answer
-            else:
-                self._release("incomplete")
-        elif silence >= self.complete_s and not is_short and self._reads_complete():
-            self._release("complete")
-
-    def _reads_complete(self) -> bool:
-        return self._transcript is not None and reads_complete(self._transcript)
+        verdict = self._end.verdict(self.settings, self._silence_s(), self._speech_s)
+        if verdict == "nothing":
+            self._abandon("no_speech")
+        elif verdict is not None:
+            self._release(verdict)
 
     def _end_turn(self, why: TurnEnd) -> None:
         """End the turn now, computed or not."""
@@ -375,8 +370,7 @@ class TurnTaking:
             self._enter(Phase.PLAYING)
 
     def _rest_after_answer(self) -> None:
-        # A turn that was not reopened makes up for part of what an earlier one taught.
-        self._patience_s = max(self._patience_s - self.settings.patience_step_s / 3, 0.0)
+        self._end.was_right(self.settings)
         if self._phase is Phase.INTERRUPTED:  # what begins may still be the user's next turn
             self._out.append(Unduck())
         else:
@@ -415,7 +409,7 @@ class TurnTaking:
         self._enter(self._resting_phase())
 
     def _forget_answer(self) -> None:
-        self._transcript = None
+        self._end.forget()
         self._has_sound = self._is_finished = False
         self._released_s = None
 

@@ -42,6 +42,7 @@ def make_state(assistant: Assistant, model_name: str, options: ServerOptions) ->
     if assistant.tokenizer is None or assistant.decoder is None:
         raise ConfigError("this bundle has no codec, and so no ears and no voice; export it again")
     assistant.engine.interleaved = True
+    assistant.engine.tells_probability = True  # of transcripts: they end turns
     metrics = Metrics()
     service = EngineService(assistant, metrics, most_waiting=options.limits.waiting_turns)
     return ServerState(options, service, metrics, model_name, guard)

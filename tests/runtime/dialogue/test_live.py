@@ -12,7 +12,7 @@ from ttt_runtime.audio.playback import Playback
 from ttt_runtime.audio.voice_activity import SileroDetector
 from ttt_runtime.audio.wav_writer import pcm16
 from ttt_runtime.cli.assistant_run import shipped_or
-from ttt_runtime.dialogue.assistant import Assistant
+from ttt_runtime.dialogue.assistant import Assistant, TextPart
 from ttt_runtime.dialogue.live import LiveConversation
 from ttt_runtime.dialogue.live_events import LiveEvent
 from ttt_runtime.dialogue.live_turn import LiveTurn
@@ -178,3 +178,17 @@ def test_a_lost_device_ends_the_turn_and_its_return_begins_anew(assistant, quest
     talk.hear(np.concatenate([silence(0.5), question, silence(5.0)]))
     assert len(talk.of("finished")) == 1
     talk.live.close()
+
+
+def test_transcripts_tell_how_sure_they_are(assistant, question):
+    """The model guesses how half a question goes on; what it is sure of ends the turn sooner."""
+    assistant.engine.tells_probability = True
+    codes = assistant.tokenizer.encode(question).tolist()
+    told = [part for part in assistant.answer_codes(codes) if isinstance(part, TextPart)]
+    assert all(part.probability is not None and 0 < part.probability <= 1 for part in told)
+    assert min(part.probability for part in told) < 0.999
+    assistant.engine.tells_probability = False
+    again = [part for part in assistant.answer_codes(codes) if isinstance(part, TextPart)]
+    assert [part.text for part in again] == [part.text for part in told]
+    assert {part.probability for part in again} == {None}
+    assistant.engine.tells_probability = True

@@ -18,6 +18,7 @@ from typing import Final
 
 from ttt_runtime.dialogue import turn_events as do
 from ttt_runtime.dialogue.assistant import AudioPart, Part, Reply, TextPart
+from ttt_runtime.dialogue.text_stream import least_of
 from ttt_runtime.dialogue.turn_settings import Onset, TurnSettings
 from ttt_runtime.dialogue.turn_taking import TurnTaking
 from ttt_runtime.server.audio_formats import Audio
@@ -46,6 +47,8 @@ _EAGERNESS_SECONDS: Final = {
     "auto": (0.35, 0.9),
     "low": (0.6, 1.8),
 }
+# Where the model is sure of every word, the eager ones wait less.
+_SURE_SECONDS: Final = {"high": 0.2, "medium": 0.2, "auto": 0.2, "low": 0.6}
 
 
 def turn_settings(detection: TurnDetection, *, answers: bool, max_seconds: float) -> TurnSettings:
@@ -62,6 +65,7 @@ def turn_settings(detection: TurnDetection, *, answers: bool, max_seconds: float
         quiet=Onset(threshold, 3, pre_roll_s),
         playing=Onset(max(threshold, 0.6), 4, pre_roll_s),
         off_probability=min(0.35, 0.7 * threshold),
+        sure_s=_SURE_SECONDS[detection.eagerness],
         complete_s=complete_s,
         incomplete_s=incomplete_s,
         fixed_s=fixed_s,
@@ -224,23 +228,23 @@ class VoiceTurns:
         if not utterance.codes:
             self._later(self._machine.heard(ticket, ""))
             return
-        first_line, split = (
-            "",
-            TranscriptSplit(self._service.assistant.prompts.prompts.transcript_first),
-        )
+        split = TranscriptSplit(self._service.assistant.prompts.prompts.transcript_first)
+        first_line = ""
+        least: float | None = None
 
         def watch(part: Part) -> None:
-            nonlocal first_line
+            nonlocal first_line, least
             machine = self._machine
             if isinstance(part, TextPart) and not split.is_over:
                 heard, _ = split.push(part.text)
                 first_line += heard
+                least = least_of(least, part.probability)
                 if split.is_over:
-                    self._later(machine.heard(ticket, first_line))
+                    self._later(machine.heard(ticket, first_line, least))
             elif isinstance(part, AudioPart):
                 self._later(machine.sound(ticket))
             elif isinstance(part, Reply):
-                self._later(machine.heard(ticket, part.heard or part.text))
+                self._later(machine.heard(ticket, part.heard or part.text, least))
 
         # Without room in the queue the answer is begun when the turn is over.
         with contextlib.suppress(ApiError):
