@@ -132,18 +132,23 @@ def pauses(bundle: Path | None) -> dict[str, Any]:
     """Say 45 utterances with a pause; the shipped model reads whether they are complete."""
     assistant = Assistant.from_bundle(shipped_or(bundle))
     taken = aloud = 0
+    waits: list[float] = []  # from an utterance's last sample to its answer
     for text_number, (first, second) in enumerate(PAUSED):
         for pause_s in PAUSES_S:
             voice = f"espeak:{ESPEAK_VOICES[text_number % len(ESPEAK_VOICES)]}"
             parts = [say(first, voice, RATE_HZ), say(second, voice, RATE_HZ)]
             released = _releases(assistant, parts, pause_s)
             end_s = 0.5 + len(parts[0]) / RATE_HZ
-            taken += any(at < end_s + pause_s + len(parts[1]) / RATE_HZ for at in released)
+            over_s = end_s + pause_s + len(parts[1]) / RATE_HZ
+            taken += any(at < over_s for at in released)
+            waits += [at - over_s for at in released if at >= over_s][:1]
             aloud += any(at < end_s + pause_s for at in released)
     return {
         "utterances": len(PAUSED) * len(PAUSES_S),
         "pauses taken for the end": taken,
         "answered aloud before the user went on": aloud,
+        "answered s after the last sample, p50": round(float(np.percentile(waits, 50)), 3),
+        "answered s after the last sample, p90": round(float(np.percentile(waits, 90)), 3),
     }
 
 
