@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz import kernels
 from tests.fuzz.targets import TARGETS, run_one, seeds
-from ttt_ref.errors import ConfigError, TttError
+from ttt_ref.errors import CodecError, ConfigError, TttError
 from ttt_runtime.backends.native import library
 from ttt_runtime.bundle.folder import Bundle
 
@@ -68,6 +69,18 @@ def test_records_of_any_values(records):
     import json
 
     run_one("record", "\n".join(json.dumps(entry) for entry in records).encode())
+
+
+def test_marks_of_marks_in_a_pickle_take_no_memory():
+    """Found by fuzzing: each STACK_GLOBAL doubled the text of the one before."""
+    nested = b"\x80\x04" + b"\x8c\x01'" * 80 + b"\x93" * 79 + b"."
+    TARGETS["pickle"](seeds("pickle")[0])  # imports
+    tracemalloc.start()
+    with pytest.raises(CodecError, match="no text"):
+        TARGETS["pickle"](nested)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
 
 
 def test_a_finding_is_one(monkeypatch):

@@ -164,7 +164,10 @@ def _walk(data: bytes) -> Any:
                 stack.append(_Name(module, name))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_Name(str(module), str(name)))
+                # Texts only: marks of marks of marks would double their length each time.
+                if not isinstance(module, str) or not isinstance(name, str):
+                    raise _Refused("a name that is no text")
+                stack.append(_Name(module, name))
             case "BINPERSID":
                 stack.append(_persistent(stack.pop()))
             case "REDUCE":

@@ -101,9 +101,11 @@ class _Packer:
         matrix.panels = arena.take(self._kernels.packed_bytes(matrix))
         if stored.bias is not None:
             matrix.bias = address(self.kept(stored.bias))
-        codes = np.ascontiguousarray(stored.codes)
-        scales = np.ascontiguousarray(stored.scales)
-        zeros = None if stored.zeros is None else np.ascontiguousarray(stored.zeros)
+        # A file may lay floats at any byte; what C reads is aligned.
+        codes, scales = (
+            np.require(a, requirements=("C", "A")) for a in (stored.codes, stored.scales)
+        )
+        zeros = None if stored.zeros is None else np.require(stored.zeros, requirements=("C", "A"))
         origin = Stored(
             address(codes),
             address(scales),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import pointer
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,19 @@ def test_inputs_that_are_no_numbers_stay_in_their_row(kernels, bad):
     multiply(kernels, weights, x, damaged)
     others = [row for row in range(40) if row not in (7, 9)]
     np.testing.assert_array_equal(damaged[others], whole[others])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_at_any_byte_of_a_file(kernels, bits):
+    """Under sanitizers this was a misaligned load."""
+    rng = np.random.default_rng(5)
+    stored, plain, scales = draw_matrix(rng, 256, 96, bits, 64)
+    place = np.zeros(stored.scales.nbytes + 1, np.uint8)[1:].view(np.float32)
+    odd = place.reshape(stored.scales.shape)
+    odd[...] = stored.scales
+    assert not odd.flags.aligned
+    x = rng.normal(size=(3, 256)).astype(np.float32)
+    check(kernels, replace(stored, scales=odd), plain, scales, x)
 
 
 def test_what_vectors_cannot_walk_is_refused(kernels):
