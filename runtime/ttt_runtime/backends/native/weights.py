@@ -190,6 +190,10 @@ class DecoderWeights:
         self._keep = (keep, arena, layers, embeddings)
 
 
+def _aligned(array: NDArray[Any]) -> NDArray[Any]:
+    return np.require(array, requirements=("C", "A"))
+
+
 def _table(embeddings: EmbeddingTable, rows: int) -> Table:
     table = embeddings.in_8_bit
     if table is None:
