@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,5 +37,8 @@ class ValidationError(ExportError):
     def __init__(self, checks: Sequence[Check]) -> None:
         self.checks = tuple(checks)
         failed = sum(not check.passed for check in checks)
-        lines = "; ".join(check.line() for check in checks)
-        super().__init__(f"validation failed in {failed} of {len(checks)} checks: {lines}")
+        advice = ""
+        if any(math.isnan(check.max_diff) for check in checks):
+            advice = "; results are NaN (in float16 activations overflow: choose -p bf16 or fp32)"
+        lines = "; ".join(check.line() for check in sorted(checks, key=lambda check: check.passed))
+        super().__init__(f"validation failed in {failed} of {len(checks)} checks{advice}: {lines}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from ttt_export.check_values import check_values
 from ttt_export.checks import Check
 from ttt_export.codec_export import codec_report, copy_codec, export_codec
 from ttt_export.evaluation import evaluate
@@ -27,7 +28,7 @@ from ttt_export.options import ExportOptions, extra_config, made_from, made_with
 from ttt_export.quality import measure_quality
 from ttt_export.reference_stream import StreamedReference
 from ttt_export.sequences import Sequences, assistant_opening, load_sequences
-from ttt_export.source import Checkpoint, open_checkpoint
+from ttt_export.source import Checkpoint, expected_shapes, open_checkpoint
 from ttt_export.table import write_table
 from ttt_export.tensorrt.engines import RECORD, build_graph_engines, check_builder, engine_records
 from ttt_export.tensorrt.profiles import SpanShape, graph_profiles
@@ -89,6 +90,8 @@ def export_checkpoint(
     is_gqa = options.uses_gqa(recipe)
     presets, prompts = extra_config(checkpoint, options.prompts)
     check_memory(plan_export(checkpoint, recipe))
+    progress("checking the weights' values")
+    check_values(checkpoint.weights, expected_shapes(checkpoint.model), recipe.compute)
     sequences = load_sequences(checkpoint, options.sequences, options.seed)
     with BundleWriter(out, overwrite=options.force) as bundle:
         folder = bundle.folder

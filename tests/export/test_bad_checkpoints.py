@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ttt_export.checks import Check, ValidationError
 from ttt_export.export import export_checkpoint
 from ttt_export.options import ExportOptions
 from ttt_export.sequences import CALIBRATION_FILE
@@ -57,6 +58,34 @@ def shards(folder):
         save_file(part, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_name_their_weight(copy, tmp_path, value):
+    """The export went on to its checks, which failed with "max diff nan"."""
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights = load_file(copy / "model.safetensors")
+    weights[name][2, 3] = value
+    save_file(weights, copy / "model.safetensors")
+    text = refused(copy, tmp_path, CheckpointError, precision="int4")
+    assert f"weight {name} holds 1 values that are NaN or infinite" in text
+
+
+def test_a_value_beyond_float16_names_its_weight_and_the_way_out(copy, tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights = load_file(copy / "model.safetensors")
+    weights[name][0, 0] = -7e4
+    save_file(weights, copy / "model.safetensors")
+    text = refused(copy, tmp_path, ExportError, precision="fp16", engine="cuda")
+    assert f"weight {name} holds 7e+04, float16 ends at 65504; choose -p bf16" in text
+
+
+def test_checks_that_give_nan_say_what_overflows():
+    failed = Check("decoder, text steps", float("nan"), float("nan"), 1e-4)
+    good = Check("decoder, prefill", 1e-6, 1e-7, 1e-4)
+    text = str(ValidationError([good, failed]))
+    assert "in float16 activations overflow: choose -p bf16" in text
+    assert text.index("text steps") < text.index("prefill")  # what failed comes first
 
 
 def test_missing_folder(tmp_path):
