@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import soundfile
+import soxr
+
+from benchmarks.live import room
 from tests.clients.environments import (
     HERE,
+    QUESTION,
     Served,
     node,
     python,
@@ -73,10 +79,50 @@ def openai_js(served: Served) -> None:
     run("node", program, url, raw_question(served), env=trusted)
 
 
+def speech_to_speech(served: Served) -> None:
+    """Their terminal client with a microphone and a loudspeaker of PulseAudio, two questions."""
+    folder = python("speech-to-speech", "openai[realtime]>=3,<4", "jsonschema", "rich",
+                    "sounddevice", "scipy", *SOUND).parent  # fmt: skip
+    program = folder / "speech-to-speech"
+    if not program.is_file():
+        pip = [str(folder / "pip"), "install", "--quiet", "--no-deps", "speech-to-speech>=1.1,<2"]
+        subprocess.run(pip, check=True)
+    audio, rate = soundfile.read(QUESTION, dtype="float32")
+    clip = soxr.resample(audio, rate, room.RATE_HZ).astype("float32")
+    with room.Room(echo=False) as place, room.Recorder(place) as recorder:
+        command = [str(program), "talk", "--print-json"]
+        command += ["--url", served.url.replace("http", "ws") + "/v1/realtime"]
+        log = served.folder / "talk.log"
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                command, env=place.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            ) as process,
+        ):
+            try:
+                time.sleep(6.0)
+                for number in (1, 2):
+                    begin = recorder.samples
+                    place.play(clip)
+                    ends_at = time.monotonic() + 20
+                    while log.read_text().count("response.done") < number:
+                        if process.poll() is not None or time.monotonic() > ends_at:
+                            raise OSError(f"turn {number}: {log.read_text()[-1500:]}")
+                        time.sleep(0.1)
+                    time.sleep(2.5)
+                    heard = abs(recorder.audio(begin)[:, 0]).max()
+                    if heard < 0.01:
+                        raise OSError(f"turn {number}: the loudspeaker was silent ({heard})")
+            finally:
+                process.terminate()
+    print("speech-to-speech talk: two questions from the microphone, answers at the loudspeaker")
+
+
 CLIENTS: Final[dict[str, Callable[[Served], None]]] = {
     "agents-python": agents_python,
     "homeassistant": home_assistant,
     "livekit": livekit,
     "openai-js": openai_js,
     "pipecat": pipecat,
+    "speech-to-speech": speech_to_speech,
 }
