@@ -86,6 +86,10 @@ ALWAYS_INLINE vf vf_max(vf a, vf b)
 {
     return (vf){vmaxq_f32(a.low, b.low), vmaxq_f32(a.high, b.high)};
 }
+ALWAYS_INLINE vf vf_min(vf a, vf b)
+{
+    return (vf){vminq_f32(a.low, b.low), vminq_f32(a.high, b.high)};
+}
 ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
 {
     return (vf){vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};

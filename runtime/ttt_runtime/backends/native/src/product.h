@@ -88,9 +88,12 @@ static void round_row(const ttt_matrix *w, const float *x, int8_t *codes, float 
         if (peak < 1e-30f) /* a block of zeros stays finite */
             peak = 1e-30f;
         vf per_unit = vf_set(127.0f / peak);
+        vf most = vf_set(127.0f), least = vf_set(-127.0f);
         vi sum = vi_zero();
         for (int64_t i = 0; i < block; i += LANES) {
-            vi code = vi_of_vf(vf_mul(vf_load(x + i), per_unit));
+            /* A NaN, and what a peak of NaNs let through, is cut: the sums below cannot overflow. */
+            vf unit = vf_max(vf_min(vf_mul(vf_load(x + i), per_unit), most), least);
+            vi code = vi_of_vf(unit);
             vi_store_bytes(codes + i, code);
             sum = vi_add(sum, code);
         }
