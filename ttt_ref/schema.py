@@ -263,20 +263,30 @@ def _table(convert: _Convert) -> _Convert:
 
 def _one_type(kinds: tuple[Any, ...]) -> _Convert:
     others = [kind for kind in kinds if kind is not type(None)]
-    converters = [_converter(kind) for kind in others]
+    converters = [(_types_of(kind), _converter(kind)) for kind in others]
     expected = " or ".join(map(_said, others))
 
     def choose(value: Any, place: _Place) -> Any:
         if value is None and type(None) in kinds:
             return None
         if len(converters) == 1:
-            return converters[0](value, place)
-        for convert in converters:
+            return converters[0][1](value, place)
+        for types_of, convert in converters:
+            if not isinstance(value, types_of):
+                continue  # not an error made and thrown away
             with contextlib.suppress(ConfigError):
                 return convert(value, place)
         raise place.wrong(value, expected)
 
     return choose
+
+
+def _types_of(kind: Any) -> type[Any] | tuple[type[Any], ...]:
+    """Return what a value of this kind can be an instance of."""
+    plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+    if plain is float:
+        return (int, float)
+    return plain if isinstance(plain, type) else object
 
 
 def _said(kind: Any) -> str:

@@ -7,6 +7,7 @@ exception, a signal, a hang or memory beyond the limit is a finding.
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import json
 import os
@@ -60,7 +61,7 @@ def manifest(data: bytes) -> None:
     from ttt_runtime.codec.factory import check_codec
     from ttt_runtime.dialogue.prompt import Prompts
 
-    table = edited(json.loads(_shipped_manifest()), data)
+    table = edited(json.loads(small_manifest()), data)
     config = BundleConfig.from_dict(table)
     Prompts.from_dict(config.prompts)
     if config.codec is not None:
@@ -100,9 +101,18 @@ def edited(table: Any, data: bytes) -> Any:
     return table
 
 
-def _shipped_manifest() -> bytes:
+@functools.cache
+def small_manifest() -> bytes:
+    """Return the shipped bundle's manifest with one layer: many more runs a second."""
     root = Path(__file__).parents[2]
-    return (root / "runtime/ttt_runtime/bundles/tiny/ttt_config.json").read_bytes()
+    table = json.loads((root / "runtime/ttt_runtime/bundles/tiny/ttt_config.json").read_text())
+    table["model"]["num_hidden_layers"] = 1
+    for graph in table["graphs"].values():
+        for kind in ("inputs", "outputs"):
+            tensors = graph["spec"][kind]
+            kept = [t for t in tensors if "." not in t["name"] or t["name"].endswith(".0")]
+            graph["spec"][kind] = kept
+    return json.dumps(table).encode()
 
 
 def audio(data: bytes) -> None:
