@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,28 @@ def make_start(section: ModelSection, seed: int) -> Start:
         max_position_embeddings=section.max_position_embeddings,
         initializer_range=section.initializer_range,
     )
+    _check_memory(config)
     model = TttModel(config)
     generator = torch.Generator().manual_seed(seed)
     model.init_weights(generator)
     if section.audio_init == "fsq":
         init_codes_by_digits(model, layout, section.fsq_levels, generator)
     return Start(model, tokenizer, layout, folder, extra)
+
+
+def _check_memory(config: ModelConfig) -> None:
+    """Raise ConfigError for fresh weights that this machine's memory cannot hold in float32."""
+    hidden, wide = config.hidden_size, config.intermediate_size
+    kv = config.num_key_value_heads * config.head_dim
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * wide
+    tables = 1 if config.tie_word_embeddings else 2
+    needed = 4 * (config.num_hidden_layers * layer + tables * config.vocab_size * hidden)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"[model] asks for {needed / 1e9:.0f} GB of weights, this machine has "
+            f"{there / 1e9:.0f} GB of memory; choose a smaller shape"
+        )
 
 
 @torch.no_grad()

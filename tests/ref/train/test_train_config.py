@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from tests.ref.train.conftest import settings
 from ttt_ref.errors import ConfigError
 from ttt_ref.train.cli import app
-from ttt_ref.train.config import TrainConfig, from_mapping, read_config
+from ttt_ref.train.config import ModelSection, TrainConfig, from_mapping, read_config
+from ttt_ref.train.start import make_start
 
 EXAMPLE = Path(__file__).parents[3] / "ttt_ref" / "train" / "example.toml"
 
@@ -81,3 +82,12 @@ def test_the_command_tells_user_errors_in_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert len(result.stderr.strip().splitlines()) == 1
     assert CliRunner().invoke(app, [str(tmp_path / "none.toml")]).exit_code == 2
+
+
+def test_fresh_weights_larger_than_memory_are_refused(world: Path) -> None:
+    """In range, each number; together they were asked for until the machine gave up."""
+    section = ModelSection(
+        tokenizer=str(world), hidden_size=1 << 16, intermediate_size=1 << 17, num_hidden_layers=1024
+    )
+    with pytest.raises(ConfigError, match=r"GB of weights, this machine has"):
+        make_start(section, seed=1)
