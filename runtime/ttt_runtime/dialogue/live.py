@@ -21,6 +21,7 @@ from ttt_ref.errors import AudioError
 from ttt_runtime.audio.echo import RATE_HZ, Pcm
 from ttt_runtime.audio.front_end import CleanFrame, FrontEnd
 from ttt_runtime.audio.leading_silence import LeadingSilence
+from ttt_runtime.audio.level_control import LevelControl
 from ttt_runtime.audio.playback import Playback
 from ttt_runtime.audio.resampler import Resampler
 from ttt_runtime.audio.sound_memory import SoundMemory
@@ -101,6 +102,8 @@ class LiveConversation:
         self._rate_hz = RATE_HZ if assistant.decoder is None else assistant.decoder.sample_rate_hz
         assert assistant.tokenizer is not None
         self._encode_hz = assistant.tokenizer.sample_rate_hz
+        chain = assistant.input_chain
+        self._level = LevelControl(None if chain is None else chain.settings.level_db)
         self._memory = SoundMemory(RATE_HZ, _REMEMBERED_S)
         self._to_codec: Resampler | None = None
         self._encoded_s: float | None = None  # the turn is encoded up to here
@@ -152,6 +155,7 @@ class LiveConversation:
     def device_back(self) -> None:
         """They are there; the room may be another."""
         self.front_end.reset()
+        self._level.reset()
         self._do(self.machine.device_back(self.front_end.seconds))
 
     def reset(self) -> None:
@@ -167,7 +171,7 @@ class LiveConversation:
     # --- what turn-taking asks for
 
     def _frame(self, frame: CleanFrame) -> None:
-        self._memory.push(frame.audio)
+        self._memory.push(self._level.push(frame.audio, frame.voice.probability))
         self.level_db = frame.voice.level_db
         actions = self.machine.frame(frame.voice)
         if self.machine.phase is Phase.SPEAKING and not actions:

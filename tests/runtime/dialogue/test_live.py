@@ -192,3 +192,14 @@ def test_transcripts_tell_how_sure_they_are(assistant, question):
     assert [part.text for part in again] == [part.text for part in told]
     assert {part.probability for part in again} == {None}
     assistant.engine.tells_probability = True
+
+
+def test_a_soft_voice_is_encoded_at_the_level_that_the_codec_learnt(assistant, question):
+    talk = Talk(assistant)
+    for _ in range(2):
+        talk.hear(np.concatenate([silence(1.0), question * 0.08, silence(6.0)]))
+    first, second = talk.kept
+    raw, kept = (np.abs(x).max() for x in (question * 0.08, second.question))
+    assert kept > 2 * raw
+    assert "capital" in first.transcript
+    assert "capital" in second.transcript
