@@ -27,10 +27,10 @@ def bundle(tmp_path: Path) -> Path:
 
 def refused(bundle: Path) -> str:
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(BundleError) as error:
         Bundle.open(bundle)
-    took = time.monotonic() - began
+    took = time.process_time() - began
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert took < 2
