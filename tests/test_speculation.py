@@ -12,7 +12,7 @@ def test_a_draft_is_what_followed_the_newest_match():
 
 def test_right_drafts_save_forwards():
     counts = count([([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])], Policy(1, 2))
-    # 1 without a match; then 2 and 3 as drafts, which give 4 as well; 5 is the last, without a draft.
+    # 1 without a match; then 2 and 3 as drafts, which give 4 as well; 5 is the last.
     assert counts.forwards == {1: 2, 3: 1}
     assert (counts.tokens, counts.accepted, counts.drafted) == (5, 2, 2)
 

@@ -25,6 +25,7 @@ from ttt_ref.errors import CheckpointError, ConfigError
 from ttt_ref.model import TttModel
 from ttt_ref.outputs import staged
 from ttt_ref.tokenizer_files import TOKENIZER_FILES, load_tokenizer, read_json
+from ttt_ref.weight_names import HEAD, OTHER_HEAD_NOTE, TABLE, prefix_note, wrapper_prefix
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -143,17 +144,48 @@ def load(
 
 
 def iter_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of all weights, file by file; CheckpointError if a file is damaged."""
+    """Yield (name, tensor) of all weights, file by file, without a wrapper's prefix.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    prefix = weight_prefix(folder)
     for file in weight_files(folder):
-        check_plain(file, CheckpointError)
-        try:
-            with safe_open(str(file), framework="pt", device="cpu") as shard:
-                for name in shard.keys():  # noqa: SIM118 (no mapping, it has no iterator)
-                    yield name, shard.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{file} is truncated or damaged ({error}); download it again"
-            ) from None
+        with _opened(file) as shard:
+            for name in shard.keys():  # noqa: SIM118 (no mapping, it has no iterator)
+                yield name.removeprefix(prefix), shard.get_tensor(name)
+
+
+def weight_prefix(folder: Path) -> str:
+    """Return the prefix of wrappers before all names (see `weight_names`); empty: there is none."""
+    names: list[str] = []
+    for file in weight_files(folder):
+        with _opened(file) as shard:
+            names += shard.keys()
+    return wrapper_prefix(names, folder)
+
+
+def read_notes(folder: Path) -> list[str]:
+    """Return what a user should know of a checkpoint that can be read; a line each."""
+    prefix = weight_prefix(folder)
+    notes = [prefix_note(prefix)] if prefix else []
+    if read_model_config(folder).tie_word_embeddings:
+        found = {name: value for name, value in iter_weights(folder) if name in (HEAD, TABLE)}
+        if HEAD in found and not torch.equal(found[HEAD], found[TABLE]):
+            notes.append(OTHER_HEAD_NOTE)
+    return notes
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    check_plain(file, CheckpointError)
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as shard:
+            yield shard
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is truncated or damaged ({error}); download it again"
+        ) from None
 
 
 def is_random(folder: Path) -> bool:
@@ -162,15 +194,8 @@ def is_random(folder: Path) -> bool:
     Raises:
         CheckpointError: there are no weight files, or the first is damaged.
     """
-    file = weight_files(folder)[0]
-    check_plain(file, CheckpointError)
-    try:
-        with safe_open(str(file), framework="pt", device="cpu") as shard:
-            return RANDOM_MARK in (shard.metadata() or {})
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is truncated or damaged ({error}); download it again"
-        ) from None
+    with _opened(weight_files(folder)[0]) as shard:
+        return RANDOM_MARK in (shard.metadata() or {})
 
 
 def weight_files(folder: Path) -> list[Path]:

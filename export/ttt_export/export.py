@@ -86,6 +86,8 @@ def export_checkpoint(
         check_builder(options.engine)
     progress(f"reading {checkpoint_path}")
     checkpoint = open_checkpoint(checkpoint_path, options.adapter)
+    for note in checkpoint.notes:
+        progress(f"note: {note}")
     cache_rows = options.cache_dim(checkpoint)
     is_gqa = options.uses_gqa(recipe)
     presets, prompts = extra_config(checkpoint, options.prompts)

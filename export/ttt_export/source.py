@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from ttt_export.weights import CheckpointWeights, WeightSource
+from ttt_export.weights import CheckpointWeights, WeightSource, row_chunks
 from ttt_ref.checkpoint import is_random, read_config, read_layout, read_model_config
 from ttt_ref.config import ModelConfig, TokenLayout
 from ttt_ref.errors import CheckpointError
 from ttt_ref.hub import find_folder
 from ttt_ref.tokenizer_files import load_tokenizer
+from ttt_ref.weight_names import HEAD, OTHER_HEAD_NOTE, TABLE, prefix_note
 
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "codec/*", "calibration.jsonl")
 CODEC_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "flow.pt", "hift.pt")
@@ -33,6 +35,7 @@ class Checkpoint:
     weights: WeightSource
     stored_bytes: int
     is_random: bool = False  # drawn by ttt-random: gates have nothing to hold
+    notes: tuple[str, ...] = ()  # what a user should know of it
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -106,7 +109,26 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | Path | None = N
 
         weights = merge_adapter(stored, Path(adapter))
     size = stored.stored_bytes()
-    return Checkpoint(folder, raw, config, layout, tokenizer, weights, size, is_random(folder))
+    notes = [prefix_note(stored.prefix)] if stored.prefix else []
+    if config.tie_word_embeddings and has_other_head(stored):
+        notes.append(OTHER_HEAD_NOTE)
+    return Checkpoint(
+        folder, raw, config, layout, tokenizer, weights, size, is_random(folder), tuple(notes)
+    )
+
+
+def has_other_head(weights: WeightSource) -> bool:
+    """Return whether an output layer is stored that differs from the embedding."""
+    if HEAD not in weights.names():
+        return False
+    if weights.shape(HEAD) != weights.shape(TABLE):
+        return True
+    pairs = zip(
+        row_chunks(weights, HEAD, 0, weights.shape(HEAD)[0]),
+        row_chunks(weights, TABLE, 0, weights.shape(TABLE)[0]),
+        strict=True,
+    )
+    return any(not np.array_equal(head, table) for head, table in pairs)
 
 
 def find_checkpoint(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ttt_ref.bounded import TOKENIZER_VALUES, Unreadable, open_plain, parse_json
 from ttt_ref.checkpoint import weight_files
 from ttt_ref.errors import CheckpointError
+from ttt_ref.weight_names import wrapper_prefix
 
 Float32Array = NDArray[np.float32]
 
@@ -122,6 +123,10 @@ class CheckpointWeights(SafetensorsTensors):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(weight_files(folder))
+        self.prefix = wrapper_prefix(self._entries, folder)  # of a wrapper; empty: there is none
+        self._entries = {
+            name.removeprefix(self.prefix): entry for name, entry in self._entries.items()
+        }
 
 
 def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:

@@ -22,13 +22,17 @@ from ttt_ref.train.config import ModelSection
 
 @dataclass(frozen=True)
 class Start:
-    """Model, tokenizer, layout, the folder of the tokenizer files, and further config.json keys."""
+    """Model, tokenizer, layout, the folder of the tokenizer files, and further config.json keys.
+
+    `notes` are lines on how the checkpoint was read.
+    """
 
     model: TttModel
     tokenizer: Tokenizer
     layout: TokenLayout
     tokenizer_dir: Path
     extra_config: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def make_start(section: ModelSection, seed: int) -> Start:
@@ -42,7 +46,8 @@ def make_start(section: ModelSection, seed: int) -> Start:
         folder = Path(section.checkpoint)
         loaded = checkpoint.load(folder)
         own = {k: v for k, v in checkpoint.read_config(folder).items() if k.startswith("ttt_")}
-        return Start(loaded.model, loaded.tokenizer, loaded.layout, folder, {**own, **extra})
+        notes = tuple(checkpoint.read_notes(folder))
+        return Start(loaded.model, loaded.tokenizer, loaded.layout, folder, {**own, **extra}, notes)
     folder = Path(section.tokenizer)
     tokenizer = load_tokenizer(folder)
     vocab = tokenizer.get_vocab(with_added_tokens=True)

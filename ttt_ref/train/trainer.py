@@ -59,7 +59,7 @@ class Trainer:
         self.start = start
         with self.accelerator.main_process_first():
             training, held_out = open_data(config, start)
-        self.notes = data_notes([*training, *held_out], config.batch.max_length)
+        self.notes = list(start.notes) + data_notes([*training, *held_out], config.batch.max_length)
         self.sampler = Sampler(
             training,
             [item.weight for item in config.data],
