@@ -21,7 +21,8 @@ async def main() -> None:
     model = openai.realtime.RealtimeModel(base_url=f"{url}/v1", api_key="none", model="ttt")
     session = model.session()
     generations: list[Any] = []
-    counted = {"sound": 0, "started": 0, "errors": 0}
+    counted = {"sound": 0, "started": 0}
+    errors: list[str] = []
     texts: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
 
@@ -53,7 +54,7 @@ async def main() -> None:
 
     session.on("generation_created", begun)
     session.on("input_speech_started", count("started"))
-    session.on("error", count("errors"))
+    session.on("error", lambda event: errors.append(str(event.error)))
 
     async def say() -> None:
         data = question + SILENCE
@@ -84,9 +85,14 @@ async def main() -> None:
         )
     await talking
     await until("the second answer", lambda: len(generations) >= 2 and len(texts) >= 2)
+    await asyncio.sleep(1.0)  # the answer's last events
+    context = session.chat_ctx.copy()
+    context.add_message(role="user", content="what is the opposite of hot")
+    await session.update_chat_ctx(context)
     reply = session.generate_reply()
     await asyncio.wait_for(reply, 10)  # times out unless the response's metadata come back
-    assert not counted["errors"], counted
+    await until("the reply", lambda: len(texts) >= 3)
+    assert not errors, errors
     await session.aclose()
     seconds = counted["sound"] // 24000
     print(
