@@ -116,6 +116,8 @@ class Trainer:
             f"on {self.accelerator.device}, precision {self.accelerator.mixed_precision}, "
             f"from step {self.step}"
         )
+        for line in self.notes:
+            self.log.say(f"note: {line}")
         result: dict[str, float] = {}
         evaluated = -1  # step of the last evaluation
         with self._signals():

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from tests.runtime.processes import environment
 from ttt_ref import checkpoint
@@ -145,9 +147,14 @@ def test_recordings_become_a_checkpoint(base: Path, tmp_path: Path) -> None:
 def test_adapters_on_bf16_master_weights(base: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     prepare(base, base / "corpus", data, "--task", "speak", "--held-out", "0", "--workers", "2")
-    names = {"model": base / "model", "data": data / "speak.train.jsonl", "master": "bf16"}
+    compiled = tmp_path / "compiled"  # as saved from torch.compile
+    shutil.copytree(base / "model", compiled)
+    weights = {f"_orig_mod.{name}": value for name, value in checkpoint.iter_weights(compiled)}
+    save_file(weights, compiled / "model.safetensors")
+    names = {"model": compiled, "data": data / "speak.train.jsonl", "master": "bf16"}
     (tmp_path / "train.toml").write_text(TRAIN.format(out=out, **names))
-    run("ttt_ref.train.cli", tmp_path / "train.toml")
+    said = run("ttt_ref.train.cli", tmp_path / "train.toml").stderr
+    assert "note: weights are stored under '_orig_mod.'" in said
     assert torch.isfinite(checkpoint.load(out / "model").model.model.embed_tokens.weight).all()
 
 
