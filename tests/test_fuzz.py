@@ -54,8 +54,10 @@ def test_manifests_with_any_values(edits):
     run_one("manifest", edits)
 
 
+# Not the smallest: libraries in this process may flush them to zero, which hypothesis refuses.
+_FLOATS = st.floats(allow_subnormal=False)
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | _FLOATS | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
     ),

@@ -259,12 +259,14 @@ def test_disk_really_full(tied, tmp_path, capsys):
 
 def test_read_only_target(tied, tmp_path, monkeypatch, capsys):
     """Root may write anywhere, so the refusal of the system is played."""
-    import tempfile
+    make = os.mkdir
 
-    def denied(*_, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+    def denied(path, *more, **named):
+        if os.path.basename(path).startswith(".out."):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        make(path, *more, **named)
 
-    monkeypatch.setattr(tempfile, "mkdtemp", denied)
+    monkeypatch.setattr(os, "mkdir", denied)
     code, _, error = run_cli(capsys, "-m", str(tied), str(tmp_path / "out"))
     assert code == 2
     assert "permission denied" in error.strip().splitlines()[-1]
