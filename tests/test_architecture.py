@@ -23,6 +23,7 @@ RUNTIME_LEVELS = (
     {"cli"},
 )
 LEAVES = {
+    "ttt_ref.arguments",
     "ttt_ref.bounded",
     "ttt_ref.command_line",
     "ttt_ref.config",

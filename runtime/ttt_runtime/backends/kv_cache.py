@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ttt_ref.arguments import is_whole, shown
 from ttt_ref.errors import BundleError, ConfigError
 from ttt_runtime.bundle.graph_spec import GraphSpec
 
@@ -19,8 +20,8 @@ def open_capacity(limit: int, requested: int | None) -> int:
     """Return the rows of a cache of open length; ConfigError for more than the model allows."""
     if requested is None:
         return min(limit, DEFAULT_CAPACITY)
-    if not 1 <= requested <= limit:
-        raise ConfigError(f"capacity {requested}; the model allows 1 .. {limit}")
+    if not is_whole(requested) or not 1 <= requested <= limit:
+        raise ConfigError(f"capacity {shown(requested)}; the model allows 1 .. {limit}")
     return requested
 
 

@@ -13,6 +13,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from ttt_ref.arguments import is_whole, seed_of, shown, token_ids, whole
 from ttt_ref.config import GenerationConfig, TokenLayout
 from ttt_ref.errors import ConfigError
 from ttt_runtime.backends.base import Floats, Runner
@@ -56,9 +57,13 @@ class SpeechEngine:
         exactness: `reference` computes the whole sequence in every forward; `exact` keeps the
             cache and gives the same ids; `fast` allows the approximations in `fast`.
         fast: which approximations `fast` uses (default: those of `Approximations()`).
-        chunk_rows: rows of one prefill forward, about; bounds memory and cancellation time.
+        chunk_rows: rows of one prefill forward, about, 1 or more; bounds memory and cancellation
+            time.
         interleaved: generations may take turns, an event at a time and in one thread. One that
             goes on computes again what of its rows the others overwrote; its ids stay the same.
+
+    Raises:
+        ConfigError: chunk_rows, exactness or approximations that cannot be.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class SpeechEngine:
         self.bundle = bundle
         self.interleaved = interleaved
         self.tells_probability = False  # with each greedy text token; costs a sum over the logits
-        self._chunk_rows = chunk_rows
+        self._chunk_rows = whole("chunk_rows", chunk_rows, 1)
         self._kept: list[int] = []  # ids whose K/V the cache holds, all final
         self._guard = GenerationGuard()
         self._unconditional_row: Floats | None = None
@@ -144,7 +149,7 @@ class SpeechEngine:
         Args:
             prompt_ids: the whole conversation so far, ending where the answer begins.
             config: generation options.
-            seed: seed of all draws; greedy generation draws nothing.
+            seed: seed of all draws, 0 .. 2^64 - 1; greedy generation draws nothing.
             cancel: when set, generation ends before the next forward with reason `cancelled`;
                 what is committed to the cache stays usable.
             observer: called after every forward, for measurement.
@@ -152,11 +157,11 @@ class SpeechEngine:
                 `deadline.DeadlineSchedule.plan`).
 
         Raises:
-            ConfigError: planned passes without their option, an empty prompt, an id outside the
-                vocabulary, a prompt longer than the cache, or (when the first span begins)
-                lengths that do not divide.
+            ConfigError: planned passes without their option, a seed that cannot be, an empty
+                prompt, an id that is no whole number or outside the vocabulary, a prompt longer
+                than the cache, or (when the first span begins) lengths that do not divide.
         """
-        prompt = self._checked(prompt_ids)
+        prompt, seed = self._checked(prompt_ids), seed_of(seed)
         if plan_passes is not None and not self._options.deadline:
             raise ConfigError("a deadline schedule needs exactness fast with its option deadline")
         return self._run(prompt, config, seed, cancel, observer, plan_passes)
@@ -181,7 +186,13 @@ class SpeechEngine:
         return tuple(self._kept)
 
     def truncate(self, tokens: int) -> None:
-        """Keep at most the first `tokens` ids in the cache (cut back to a closed segment). O(1)."""
+        """Keep at most the first `tokens` ids in the cache (cut back to a closed segment). O(1).
+
+        Raises:
+            ConfigError: no whole number.
+        """
+        if not is_whole(tokens):
+            raise ConfigError(f"tokens is {shown(tokens)}; expected a whole number")
         change = self._guard.begin()
         try:
             if tokens < len(self._kept):
@@ -208,16 +219,9 @@ class SpeechEngine:
         )
 
     def _checked(self, prompt_ids: Sequence[int]) -> list[int]:
-        prompt = [int(i) for i in prompt_ids]
+        prompt = token_ids("the prompt", prompt_ids, self.layout.vocab_size)
         if not prompt:
             raise ConfigError("the prompt is empty; give at least one token id")
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self.layout.vocab_size:
-            wrong = low if low < 0 else high
-            raise ConfigError(
-                f"the prompt holds the id {wrong}; this model knows 0 .. "
-                f"{self.layout.vocab_size - 1}"
-            )
         if len(prompt) > self.runner.capacity:
             raise ConfigError(
                 f"the prompt has {len(prompt)} tokens, the cache holds {self.runner.capacity}; "

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from ttt_ref.arguments import seconds, token_ids
 from ttt_ref.config import GenerationConfig
 from ttt_ref.errors import ConfigError
 from ttt_runtime.audio.input_chain import InputChain, Prepared
@@ -27,6 +28,7 @@ from ttt_runtime.decode.deadline import DeadlineSchedule
 from ttt_runtime.decode.engine import Observer, SpeechEngine, both
 from ttt_runtime.decode.events import DoneEvent, DoneReason, SpeechEvent, TextEvent
 from ttt_runtime.dialogue.answer_voice import AnswerVoice
+from ttt_runtime.dialogue.arguments import check_audio, check_turn, text_of
 from ttt_runtime.dialogue.barge_in import Heard, cut_answer, tokens_heard
 from ttt_runtime.dialogue.history import HistoryPolicy, drop_oldest, room_for_history
 from ttt_runtime.dialogue.overlap import CancelEither, Decode, in_turn, overlapped
@@ -182,7 +184,13 @@ class Assistant:
             seed: seed of all draws.
             cancel: ends the answer before the next forward.
             speak: False leaves out the sound.
+
+        Raises:
+            AudioError: no float samples of one channel, or one that is not finite.
+            ConfigError: a history or seed that cannot be. Both before anything is computed.
         """
+        check_audio(audio)
+        check_turn(self.engine.layout, history, seed)
         return self._hear("answer", audio, history, seed, cancel, speak=speak)
 
     def answer_codes(
@@ -203,6 +211,8 @@ class Assistant:
         Raises:
             ConfigError: no codes.
         """
+        codes = token_ids("codes", codes, self.engine.layout.num_codes)
+        check_turn(self.engine.layout, history, seed)
         if not codes:
             raise ConfigError("there are no speech tokens to answer; encode some audio first")
         self.prompts.prompts.system_text("answer")
@@ -213,13 +223,16 @@ class Assistant:
         self, audio: Audio, *, seed: int = 0, cancel: threading.Event | None = None
     ) -> Iterator[Part]:
         """Write down what is said in audio float32 [T] at the tokenizer's rate."""
+        check_audio(audio)
+        check_turn(self.engine.layout, (), seed)
         return self._hear("transcribe", audio, (), seed, cancel, speak=False)
 
     def speak(
         self, text: str, *, seed: int = 0, cancel: threading.Event | None = None
     ) -> Iterator[Part]:
         """Speak a text."""
-        content = self.prompts.encode_plain(text.strip())
+        content = self.prompts.encode_plain(text_of("text", text))
+        check_turn(self.engine.layout, (), seed)
         if not content:
             raise ConfigError("there is no text to speak; give at least one word")
         return self._speak(text, content, seed, cancel)
@@ -247,7 +260,9 @@ class Assistant:
         speak: bool = True,
     ) -> Iterator[Part]:
         """Follow a written instruction about audio float32 [T], such as to caption it."""
-        before = self.prompts.encode_plain(instruction.strip())
+        before = self.prompts.encode_plain(text_of("instruction", instruction))
+        check_audio(audio)
+        check_turn(self.engine.layout, (), seed)
         if not before:
             raise ConfigError("there is no instruction; say in words what to do with the audio")
         return self._hear("ask", audio, (), seed, cancel, speak=speak, before=before)
@@ -261,7 +276,8 @@ class Assistant:
         cancel: threading.Event | None = None,
     ) -> Iterator[Part]:
         """Answer a written question in text."""
-        content = self.prompts.encode_plain(text.strip())
+        content = self.prompts.encode_plain(text_of("text", text))
+        check_turn(self.engine.layout, history, seed)
         if not content:
             raise ConfigError("there is no text to answer; give at least one word")
         return self._turn("chat", content, history, Timeline(), seed, cancel, speak=False)
@@ -287,6 +303,8 @@ class Assistant:
                 behind them.
             history, seed, cancel, speak: see `answer`.
         """
+        content = token_ids("content", content, self.engine.layout.vocab_size)
+        check_turn(self.engine.layout, history, seed)
         self.prompts.prompts.system_text(task)
         speak = speak and task != "transcribe"
         if content:
@@ -309,8 +327,7 @@ class Assistant:
         Raises:
             ConfigError: a negative or not finite time.
         """
-        if not 0 <= played_seconds < float("inf"):
-            raise ConfigError(f"played_seconds is {played_seconds}; expected 0 or more")
+        played_seconds = seconds("played_seconds", played_seconds)
         layout = self.engine.layout
         prompt, rest = reply.history[: reply.prompt_tokens], reply.history[reply.prompt_tokens :]
         if not rest:  # silence was answered: nothing of it is in the conversation

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from ttt_ref.arguments import whole
 from ttt_ref.bounded import check_plain, shown
 from ttt_ref.errors import BundleError, ConfigError, DeviceError
 from ttt_ref.package import install_command
@@ -72,8 +73,8 @@ class SessionSettings:
     def __post_init__(self) -> None:
         """Refuse devices that do not exist and thread counts that cannot be."""
         Device.parse(self.device)
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise ConfigError(f"threads is {self.threads}; expected 1 .. 1024")
+        if self.threads is not None:
+            whole("threads", self.threads, 1, 1024)
 
     @property
     def thread_count(self) -> int:

@@ -26,7 +26,10 @@ def check_codes(codes: Codes, num_codes: int) -> Codes:
     Raises:
         CodecError: not one-dimensional whole numbers, or outside the code book.
     """
-    codes = np.asarray(codes)
+    try:
+        codes = np.asarray(codes)
+    except ValueError:
+        raise CodecError("speech tokens have rows of unequal length; give numbers [S]") from None
     if codes.ndim != 1 or (len(codes) and not np.issubdtype(codes.dtype, np.integer)):
         raise CodecError(
             f"speech tokens have the shape {codes.shape} and type {codes.dtype}; give whole "

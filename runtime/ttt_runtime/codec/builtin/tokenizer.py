@@ -27,9 +27,16 @@ def check_audio(audio: Audio) -> Audio:
     """Return [T] as float32.
 
     Raises:
-        AudioError: more than one channel, or samples that are not finite.
+        AudioError: no floats, more than one channel, or samples that are not finite.
     """
-    audio = np.asarray(audio, dtype=np.float32)
+    try:
+        given = np.asarray(audio)
+    except ValueError:
+        raise AudioError("audio has rows of unequal length; give one channel [T]") from None
+    if len(given.shape) and given.size and given.dtype.kind != "f":
+        raise AudioError(f"audio has the type {given.dtype}; give float samples, -1 .. 1")
+    with np.errstate(over="ignore"):
+        audio = np.asarray(given if given.dtype.kind == "f" else np.zeros(given.shape), np.float32)
     if audio.ndim != 1:
         raise AudioError(f"audio has the shape {audio.shape}; give one channel [T]")
     if not np.isfinite(audio).all():
