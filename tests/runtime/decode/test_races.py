@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ TEXTS = ("paris", "the capital of spain is madrid", "hello", "rome is the capita
 
 @pytest.fixture(scope="module", params=["cpu", "cpu+onnxruntime"])
 def assistant(request: pytest.FixtureRequest) -> Assistant:
-    return Assistant.from_bundle(SHIPPED, request.param, threads=2)
+    made = Assistant.from_bundle(SHIPPED, request.param, threads=2)
+    made.config = replace(made.config, max_gen_len=70)
+    return made
 
 
 def at_once(work: Callable[[int], list[object]]) -> list[object]:
